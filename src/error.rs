@@ -1,0 +1,96 @@
+//! One error type for people: what could not be done, to which object, why, and what to do about it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use crate::exit::Exit;
+
+/// `oubliette: cannot <verb> <object>: <cause>`, then `hint: …`.
+///
+/// The cause is never a secret: callers hand in an `errno` or a sentence of their own, not the content of a file.
+#[derive(Debug)]
+pub struct Error {
+    action: String,
+    cause: anyhow::Error,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+/// What most functions of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// `action` is verb and object without "cannot": `open credential file /x`. Ends the program with 125.
+    pub fn new(action: impl Into<String>, cause: impl Into<Cause>) -> Error {
+        Error { action: action.into(), cause: cause.into().0, hint: None, exit: Exit::Refused }
+    }
+
+    /// What the caller can do about it: one imperative sentence without a full stop.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Another status than 125.
+    #[must_use]
+    pub fn exit(mut self, exit: Exit) -> Error {
+        self.exit = exit;
+        self
+    }
+
+    /// The status to end with.
+    pub fn status(&self) -> Exit {
+        self.exit
+    }
+
+    /// The remedy, where there is one.
+    pub fn remedy(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {:#}", self.action, self.cause)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Anything that says why: an `io::Error`, an `errno`, a sentence.
+pub struct Cause(anyhow::Error);
+
+impl From<&str> for Cause {
+    fn from(text: &str) -> Cause {
+        Cause(anyhow::Error::msg(text.to_owned()))
+    }
+}
+
+impl From<String> for Cause {
+    fn from(text: String) -> Cause {
+        Cause(anyhow::Error::msg(text))
+    }
+}
+
+impl From<std::io::Error> for Cause {
+    fn from(error: std::io::Error) -> Cause {
+        // "No such file or directory (os error 2)" is two names for one thing.
+        match error.raw_os_error() {
+            Some(number) => nix::errno::Errno::from_raw(number).into(),
+            None => Cause(error.into()),
+        }
+    }
+}
+
+impl From<nix::errno::Errno> for Cause {
+    fn from(error: nix::errno::Errno) -> Cause {
+        Cause(anyhow::Error::msg(error.desc()))
+    }
+}
+
+impl From<anyhow::Error> for Cause {
+    fn from(error: anyhow::Error) -> Cause {
+        Cause(error)
+    }
+}

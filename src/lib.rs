@@ -1,0 +1,5 @@
+//! Runs many mutually distrusting users' coding agents on one host and leaves nothing behind.
+
+pub mod error;
+pub mod exit;
+pub mod sys;

@@ -1,0 +1,1 @@
+//! Every raw system call and every `unsafe` block of the crate, one kernel concept per file.
