@@ -2,4 +2,5 @@
 
 pub mod error;
 pub mod exit;
+pub mod layer;
 pub mod sys;

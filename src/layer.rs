@@ -1,0 +1,154 @@
+//! The layers of confinement, how much a policy insists on each, and what a plan decides about it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One layer of confinement. The names are those of the policy, the report and `--require`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// A PID namespace with a small init: other processes are neither seen nor signalled.
+    Pid,
+    /// A mount namespace with a private root, HOME, /tmp and /dev/shm on one tmpfs.
+    Root,
+    /// An IPC namespace: SysV objects and POSIX queues of others are not there.
+    Ipc,
+    /// A UTS namespace: the host's name is neither seen nor changed.
+    Uts,
+    /// A network namespace without an interface but its own loopback (`--network none`).
+    Net,
+    /// A UID of its own for every run.
+    Uid,
+    /// Landlock rules for files.
+    LandlockFs,
+    /// Landlock rules for TCP ports (ABI 4).
+    LandlockNet,
+    /// Landlock scope: signals and abstract Unix sockets stay in the cell (ABI 6).
+    LandlockScope,
+    /// A seccomp filter.
+    Seccomp,
+    /// No capability in any set, the bounding set included.
+    Capabilities,
+    /// `no_new_privs`: no setuid program gives anything.
+    NoNewPrivs,
+    /// Resource limits of the process (`setrlimit(2)`).
+    Limits,
+    /// A control group for memory, processes and CPU of the whole cell.
+    Cgroup,
+    /// The agent's own settings for the level, where it cannot rewrite them.
+    Settings,
+}
+
+impl Layer {
+    /// Every layer, in the order in which a report lists them.
+    pub const ALL: [Layer; 15] = [
+        Layer::Pid,
+        Layer::Root,
+        Layer::Ipc,
+        Layer::Uts,
+        Layer::Net,
+        Layer::Uid,
+        Layer::LandlockFs,
+        Layer::LandlockNet,
+        Layer::LandlockScope,
+        Layer::Seccomp,
+        Layer::Capabilities,
+        Layer::NoNewPrivs,
+        Layer::Limits,
+        Layer::Cgroup,
+        Layer::Settings,
+    ];
+
+    /// The name in a policy, in a report and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layer::Pid => "pid",
+            Layer::Root => "root",
+            Layer::Ipc => "ipc",
+            Layer::Uts => "uts",
+            Layer::Net => "net",
+            Layer::Uid => "uid",
+            Layer::LandlockFs => "landlock-fs",
+            Layer::LandlockNet => "landlock-net",
+            Layer::LandlockScope => "landlock-scope",
+            Layer::Seccomp => "seccomp",
+            Layer::Capabilities => "capabilities",
+            Layer::NoNewPrivs => "no-new-privs",
+            Layer::Limits => "limits",
+            Layer::Cgroup => "cgroup",
+            Layer::Settings => "settings",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Layer {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Layer, String> {
+        Layer::ALL
+            .into_iter()
+            .find(|layer| layer.name() == name)
+            .ok_or_else(|| {
+                let known: Vec<&str> = Layer::ALL.iter().map(|layer| layer.name()).collect();
+                format!("unknown layer `{name}`; known: {}", known.join(", "))
+            })
+    }
+}
+
+/// How much a policy insists on a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Want {
+    /// Not used even where the host offers it.
+    Off,
+    /// Used where the host offers it; its absence is told.
+    #[default]
+    Preferred,
+    /// Its absence refuses the run.
+    Required,
+}
+
+/// What a plan decides about a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "decision", rename_all = "kebab-case")]
+pub enum Decision {
+    /// The kernel enforces it.
+    Enforce {
+        /// With what exactly, in a few words: `ABI 7, 9 rules`.
+        how: String,
+    },
+    /// It is missing, the policy prefers it, and the rest still works.
+    Degrade {
+        /// What this host lacks.
+        why: String,
+        /// What the operator can change.
+        remedy: String,
+    },
+    /// It is missing and the policy or `--require` insists.
+    Refuse {
+        /// What this host lacks.
+        why: String,
+        /// What the operator can change.
+        remedy: String,
+    },
+    /// The policy or a flag switched it off, or it does not apply to this run.
+    Off {
+        /// Who said so.
+        why: String,
+    },
+}
+
+impl Decision {
+    /// The layer is in force.
+    pub fn enforced(&self) -> bool {
+        matches!(self, Decision::Enforce { .. })
+    }
+}
