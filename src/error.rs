@@ -22,12 +22,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// `action` is verb and object without "cannot": `open credential file /x`. Ends the program with 125.
     pub fn new(action: impl Into<String>, cause: impl Into<Cause>) -> Error {
-        Error {
-            action: action.into(),
-            cause: cause.into().0,
-            hint: None,
-            exit: Exit::Refused,
-        }
+        Error { action: action.into(), cause: cause.into().0, hint: None, exit: Exit::Refused }
     }
 
     /// What the caller can do about it: one imperative sentence without a full stop.

@@ -93,13 +93,10 @@ impl std::str::FromStr for Layer {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Layer, String> {
-        Layer::ALL
-            .into_iter()
-            .find(|layer| layer.name() == name)
-            .ok_or_else(|| {
-                let known: Vec<&str> = Layer::ALL.iter().map(|layer| layer.name()).collect();
-                format!("unknown layer `{name}`; known: {}", known.join(", "))
-            })
+        Layer::ALL.into_iter().find(|layer| layer.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Layer::ALL.iter().map(|layer| layer.name()).collect();
+            format!("unknown layer `{name}`; known: {}", known.join(", "))
+        })
     }
 }
 

@@ -1,0 +1,272 @@
+//! The command line. Parsing touches nothing: it says what was asked for, not what is there.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::layer::Layer;
+
+/// Run a coding agent for one user in a cell of its own, and leave nothing of it behind
+///
+/// A cell has a private HOME, /tmp and workspace on memory that dies with it, sees no process but its own, and gets the
+/// credential without it ever being in an argument or an environment. Where this host cannot confine something,
+/// oubliette says so before the agent starts.
+#[derive(Debug, Parser)]
+#[command(name = "oubliette", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  oubliette run -- id                                   any program, nothing else needed
+  oubliette run --user alice --credential-file token --level balanced -- claude -p 'fix the tests'
+  oubliette explain --level paranoid -- claude -p hi    what would happen, layer by layer
+  oubliette doctor                                      what this host offers
+  oubliette sweep                                       remove what dead runs left (cron)
+
+Exit status: the agent's own; 124 deadline; 125 refused or failed before the agent ran;
+126 cannot execute; 127 not found; 128+n ended by signal n.")]
+pub struct Cli {
+    #[command(subcommand)]
+    /// What to do.
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run an agent in a fresh cell and wipe it afterwards
+    Run(Box<RunArgs>),
+    /// Say what `run` with the same arguments would do, layer by layer, and why
+    Explain(Box<ExplainArgs>),
+    /// Say what this host offers, for every level
+    ///
+    /// Exit status: 0 every layer is met, 1 some degrade, 2 a level refuses.
+    Doctor(DoctorArgs),
+    /// Kill and wipe what dead runs left; never touches a live cell
+    Sweep(SweepArgs),
+    /// List the live cells
+    Ps(PsArgs),
+    /// End a live cell: TERM, then KILL after the grace period
+    Kill(KillArgs),
+    /// List, show and check policies
+    Policy(PolicyArgs),
+    /// A victim for the attack suite
+    #[command(name = "__victim", hide = true)]
+    Victim(ProbeArgs),
+    /// A hostile agent for the attack suite
+    #[command(name = "__attack", hide = true)]
+    Attack(ProbeArgs),
+    /// Prints what the kernel says about this process
+    #[command(name = "__posture", hide = true)]
+    Posture,
+}
+
+/// Free arguments of a hidden subcommand.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Handed on as they are.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
+/// What the cell's network namespace is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkArg {
+    /// The host's network
+    Host,
+    /// A namespace with nothing but its own loopback
+    None,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args, Default)]
+pub struct RunArgs {
+    /// Whose run this is: any text (a mail address, a UUID, …); never used as a path
+    #[arg(long, short, value_name = "ID", help_heading = "Who")]
+    pub user: Option<OsString>,
+
+    /// Read the agent's credential from this file (mode 0600 or stricter, not a link)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Who")]
+    #[arg(conflicts_with_all = ["credential_fd", "credential_env", "credential_stdin"])]
+    pub credential_file: Option<PathBuf>,
+    /// Read the credential from this open descriptor
+    #[arg(long, value_name = "N", help_heading = "Who", conflicts_with_all = ["credential_env", "credential_stdin"])]
+    pub credential_fd: Option<RawFd>,
+    /// Read the credential from this variable, whose memory is then overwritten
+    #[arg(long, value_name = "NAME", help_heading = "Who", conflicts_with = "credential_stdin")]
+    pub credential_env: Option<OsString>,
+    /// Read the credential from standard input; the agent then gets an empty one
+    #[arg(long, help_heading = "Who")]
+    pub credential_stdin: bool,
+
+    /// How much the agent may do: paranoid, balanced, developer, or a level of your own
+    #[arg(long, short, value_name = "LEVEL", help_heading = "What it may do", conflicts_with = "policy")]
+    pub level: Option<String>,
+    /// Take the policy from this file instead of a named level
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do")]
+    pub policy: Option<PathBuf>,
+    /// Which agent the command is (default: guessed from its name); `none` for any program
+    #[arg(long, short, value_name = "NAME", help_heading = "What it may do")]
+    pub agent: Option<String>,
+    /// Refuse to run without this layer (repeatable; `all` for every one)
+    #[arg(long, value_name = "LAYER", help_heading = "What it may do", value_parser = parse_require)]
+    pub require: Vec<Require>,
+    /// The network that the agent sees
+    #[arg(long, value_enum, value_name = "MODE", help_heading = "What it may do")]
+    pub network: Option<NetworkArg>,
+    /// MCP servers for the agent: a file with an `mcpServers` object
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do")]
+    pub mcp_config: Option<PathBuf>,
+    /// Base URL of the agent's model API
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "What it may do")]
+    pub upstream: Option<String>,
+    /// One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "What it may do")]
+    pub setenv: Vec<OsString>,
+
+    /// The agent's working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours
+    #[arg(long, short, value_name = "fresh|user|DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
+    pub workspace: Option<PathBuf>,
+    /// Fill a fresh workspace with a copy of this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
+    pub copy_in: Option<PathBuf>,
+    /// After the run put the workspace into this new directory, or as a tar archive into FILE.tar or `-`
+    #[arg(long, value_name = "DIR|FILE.tar|-", value_hint = ValueHint::AnyPath, help_heading = "Files")]
+    pub export: Option<PathBuf>,
+    /// After the run write what the agent changed as a patch in git's format
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
+    pub patch: Option<PathBuf>,
+
+    /// End the run after this time (`90s`, `30m`, `1h`) with status 124
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    pub timeout: Option<String>,
+    /// Time between TERM and KILL at the deadline
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    pub grace: Option<String>,
+
+    /// Write one JSON object about the run to this open descriptor
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub report_fd: Option<RawFd>,
+    /// No progress and no notes on standard error, only errors
+    #[arg(long, short, help_heading = "Output")]
+    pub quiet: bool,
+    /// Where cells live while they run
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Host")]
+    pub state_dir: Option<PathBuf>,
+    /// UIDs that root lends to runs, `FIRST-LAST`
+    #[arg(long, value_name = "FIRST-LAST", help_heading = "Host")]
+    pub uid_range: Option<String>,
+
+    /// The agent and its arguments
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+/// A value of `--require`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Require {
+    /// Every layer that the policy does not switch off.
+    All,
+    /// This layer.
+    #[serde(untagged)]
+    Layer(Layer),
+}
+
+/// `all` or the name of a layer.
+///
+/// # Errors
+/// A sentence that names the known layers.
+pub fn parse_require(text: &str) -> Result<Require, String> {
+    if text == "all" {
+        return Ok(Require::All);
+    }
+    text.parse().map(Require::Layer)
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Machine-readable output
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    #[command(flatten)]
+    /// The same as for `run`.
+    pub run: RunArgs,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Machine-readable output
+    #[arg(long)]
+    pub json: bool,
+    /// Where cells live while they run
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Arguments of `sweep`.
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// Say what would be removed and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Machine-readable output
+    #[arg(long)]
+    pub json: bool,
+    /// Where cells live while they run
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+    /// UIDs that root lends to runs, `FIRST-LAST`
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub uid_range: Option<String>,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Machine-readable output
+    #[arg(long)]
+    pub json: bool,
+    /// Where cells live while they run
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Arguments of `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// The cell, as `ps` lists it (an unambiguous beginning is enough)
+    pub cell: String,
+    /// Where cells live while they run
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Arguments of `policy`.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    /// What to do with policies.
+    pub action: PolicyAction,
+}
+
+/// What to do with policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyAction {
+    /// Name the levels and agents, and where each comes from
+    List,
+    /// Print a level's policy or an agent's file
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Check a policy file
+    Check {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+}

@@ -1,0 +1,165 @@
+//! The credential: read once, kept in memory that no fork, swap or core file gets, printed never.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroize;
+
+use crate::error::{Error, Result};
+use crate::sys;
+use crate::sys::vault::Vault;
+
+/// The longest credential that is taken, in bytes: one pipe takes it whole, and no token is near it.
+pub const MAX: usize = 32 * 1024;
+
+/// A credential. No `Clone`, no `Serialize`, a redacted `Debug`; wiped when dropped.
+pub struct Secret {
+    vault: Vault,
+}
+
+/// Where the caller keeps the credential.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretSource {
+    /// A file of mode 0600 or stricter.
+    File(PathBuf),
+    /// An open descriptor.
+    Fd(i32),
+    /// A variable of the launcher's environment.
+    Variable(String),
+    /// Standard input, whole.
+    Stdin,
+}
+
+impl Secret {
+    /// Reads the credential. A trailing line end is not part of it.
+    ///
+    /// # Errors
+    /// Missing, unreadable, empty, larger than [`MAX`], not one line, readable by others, a link, or not a file.
+    pub fn read(source: &SecretSource) -> Result<Secret> {
+        match source {
+            SecretSource::File(path) => {
+                Secret::from_reader(open_private(path)?, &format!("credential file {}", path.display()))
+            }
+            SecretSource::Fd(number) => {
+                let file = sys::fds::take(*number).map_err(|errno| {
+                    Error::new(format!("read credential descriptor {number}"), errno)
+                        .hint("open it in the caller, as in `--credential-fd 3 3<token`")
+                })?;
+                Secret::from_reader(file, &format!("credential descriptor {number}"))
+            }
+            SecretSource::Stdin => {
+                let stdin = std::io::stdin();
+                let file = stdin
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|e| Error::new("read the credential from standard input", e))?;
+                Secret::from_reader(File::from(file), "credential on standard input")
+            }
+            SecretSource::Variable(name) => Secret::from_variable(name),
+        }
+    }
+
+    fn from_variable(name: &str) -> Result<Secret> {
+        let object = format!("credential variable {name}");
+        let mut vault = Vault::new().map_err(|errno| Error::new("keep the credential in memory", errno))?;
+        let length = sys::environ::take(name, vault.space()).ok_or_else(|| {
+            Error::new(format!("read {object}"), "it is not set, or longer than any credential")
+                .hint(format!("export {name} in the caller, or use --credential-file"))
+        })?;
+        Secret::checked(vault, length, &object)
+    }
+
+    fn from_reader(mut file: File, object: &str) -> Result<Secret> {
+        let mut vault = Vault::new().map_err(|errno| Error::new("keep the credential in memory", errno))?;
+        let mut length = 0;
+        loop {
+            let space = &mut vault.space()[length..];
+            if space.is_empty() {
+                return Err(Error::new(format!("read {object}"), format!("it is larger than {MAX} bytes"))
+                    .hint("name the file that holds the token alone"));
+            }
+            match file.read(space) {
+                Ok(0) => break,
+                Ok(n) => length += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::new(format!("read {object}"), error)),
+            }
+        }
+        Secret::checked(vault, length, object)
+    }
+
+    fn checked(mut vault: Vault, mut length: usize, object: &str) -> Result<Secret> {
+        while length > 0 && matches!(vault.space()[length - 1], b'\n' | b'\r') {
+            length -= 1;
+        }
+        let bytes = &vault.space()[..length];
+        if length == 0 {
+            return Err(Error::new(format!("use {object}"), "it is empty")
+                .hint("put the token into it, or leave the option out for a program that needs none"));
+        }
+        // One header value: a line end or a NUL in it would be a second header or a cut.
+        if bytes.iter().any(|b| b.is_ascii_control()) {
+            return Err(Error::new(format!("use {object}"), "it has more than one line or a control character")
+                .hint("a credential is one line of printable text"));
+        }
+        vault.set_len(length);
+        Ok(Secret { vault })
+    }
+
+    /// The bytes, for the one place that hands them over.
+    pub fn expose(&self) -> &[u8] {
+        self.vault.bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.vault.space().zeroize();
+    }
+}
+
+/// Opens a credential file that only its owner can read.
+fn open_private(path: &Path) -> Result<File> {
+    let object = format!("credential file {}", path.display());
+    let refuse = |cause: &str, hint: String| Err(Error::new(format!("use {object}"), cause).hint(hint));
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => {
+                Error::new(format!("use {object}"), "it is a symbolic link").hint("name the file itself")
+            }
+            _ => Error::new(format!("open {object}"), error).hint("check the path and that this user may read it"),
+        })?;
+    let meta = file.metadata().map_err(|e| Error::new(format!("inspect {object}"), e))?;
+    if meta.is_dir() {
+        return refuse("it is a directory", "name the file in it that holds the token".into());
+    }
+    if !meta.is_file() {
+        return refuse("it is not a regular file", "use --credential-fd for a pipe".into());
+    }
+    if meta.mode() & 0o077 != 0 {
+        return refuse(
+            &format!("others can read it (mode {:04o})", meta.mode() & 0o7777),
+            format!("chmod 600 {}", path.display()),
+        );
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    if meta.uid() != me && meta.uid() != 0 && me != 0 {
+        return refuse(&format!("it belongs to uid {}", meta.uid()), "use a file of your own".into());
+    }
+    Ok(file)
+}

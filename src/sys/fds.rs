@@ -1,0 +1,82 @@
+//! Descriptors by number.
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+
+/// Takes over a descriptor that the caller of the program opened, and marks it close-on-exec.
+///
+/// # Errors
+/// EBADF when nothing is open under this number, EINVAL for 0, 1 and 2.
+pub fn take(number: RawFd) -> Result<File, Errno> {
+    if number <= 2 {
+        return Err(Errno::EINVAL);
+    }
+    set_cloexec(number)?;
+    // SAFETY: it is open (fcntl succeeded), it was opened by whoever exec'ed us, and the command line names it once.
+    Ok(unsafe { File::from_raw_fd(number) })
+}
+
+fn set_cloexec(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: only used for fcntl, which answers EBADF for a number that is not open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
+}
+
+/// Whether a number is open, and its file status flags.
+pub fn flags(number: RawFd) -> Option<OFlag> {
+    // SAFETY: only used for fcntl, which answers EBADF for a number that is not open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(fd, FcntlArg::F_GETFL).ok().map(OFlag::from_bits_truncate)
+}
+
+/// Puts `fd` under exactly `number`, open across exec.
+///
+/// # Errors
+/// The errno of dup3(2).
+pub fn place(fd: OwnedFd, number: RawFd) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    if fd.as_raw_fd() == number {
+        // SAFETY: only used for fcntl on a descriptor that we own.
+        let same = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl(same, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        std::mem::forget(fd);
+        return Ok(());
+    }
+    // SAFETY: dup3 touches no memory; whatever was open under `number` is closed by design of the caller.
+    Errno::result(unsafe { libc::dup3(fd.as_raw_fd(), number, 0) }).map(drop)
+}
+
+/// Closes every descriptor from `first` on, except the ones listed (ascending).
+///
+/// # Errors
+/// The errno of close_range(2); without it (before Linux 5.9) each possible number is closed in turn.
+pub fn close_from(first: u32, keep: &[u32]) -> Result<(), Errno> {
+    let mut start = first;
+    for &kept in keep.iter().filter(|&&k| k >= first) {
+        if kept > start {
+            close_range(start, kept - 1)?;
+        }
+        start = kept + 1;
+    }
+    close_range(start, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: closes descriptors only; the caller is about to exec and uses none of them again.
+    let done = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) });
+    match done {
+        Err(Errno::ENOSYS) => {
+            let top = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+                .map_or(1 << 16, |(_, hard)| hard.min(1 << 20)) as u32;
+            for number in first..=last.min(top) {
+                // SAFETY: as above.
+                unsafe { libc::close(number as RawFd) };
+            }
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}

@@ -1,0 +1,69 @@
+//! Memory for a secret: not copied by fork, not in a core file, not swapped where the limit allows.
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+
+use crate::secret::MAX;
+
+/// One private mapping of [`MAX`] + 1 bytes.
+///
+/// `MADV_DONTFORK`: the init and the agent are forks of the launcher and must not start with a copy of the secret
+/// (madvise(2)). `MADV_DONTDUMP`: not in a core file. `mlock` may fail under a small RLIMIT_MEMLOCK, which costs
+/// secrecy only where the host swaps.
+pub struct Vault {
+    start: NonNull<libc::c_void>,
+    length: usize,
+}
+
+const SIZE: usize = MAX + 1;
+
+impl Vault {
+    /// An empty vault.
+    ///
+    /// # Errors
+    /// The errno of mmap(2) or madvise(2).
+    pub fn new() -> Result<Vault, Errno> {
+        const BYTES: NonZeroUsize = NonZeroUsize::new(SIZE).unwrap();
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe {
+            mmap_anonymous(None, BYTES, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)?
+        };
+        let vault = Vault { start, length: 0 };
+        // SAFETY: start and SIZE are the mapping made above; both advices keep its content.
+        unsafe {
+            madvise(start, SIZE, MmapAdvise::MADV_DONTFORK)?;
+            madvise(start, SIZE, MmapAdvise::MADV_DONTDUMP)?;
+            let _ = mlock(start, SIZE);
+        }
+        Ok(vault)
+    }
+
+    /// The whole mapping, to read into.
+    pub fn space(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is SIZE bytes, readable, writable, zero-filled, and borrowed with self.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), SIZE) }
+    }
+
+    /// How much of it is the secret.
+    pub fn set_len(&mut self, length: usize) {
+        self.length = length.min(SIZE);
+    }
+
+    /// The secret.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: length ≤ SIZE bytes of the mapping, borrowed with self.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length) }
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in new(); no slice outlives self.
+        unsafe {
+            let _ = munmap(self.start, SIZE);
+        }
+    }
+}
