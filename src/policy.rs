@@ -1,0 +1,339 @@
+//! Policies: what a level denies, how much it insists on each layer, and its limits. Data only; the levels that ship
+//! are compiled in.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod claude;
+pub mod deny;
+pub mod files;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::layer::{Layer, Want};
+use deny::Class;
+
+/// One level.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Policy {
+    /// One sentence for `policy list`.
+    pub description: String,
+    /// What the agent must not do.
+    pub deny: Vec<Class>,
+    /// Which commands the agent's own settings let it run.
+    pub commands: Commands,
+    /// How much the policy insists on each layer; a layer that is not named is preferred.
+    #[serde(default)]
+    pub layers: BTreeMap<Layer, Want>,
+    /// Bounds on what one run may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What the agent may connect to.
+    #[serde(default)]
+    pub network: Network,
+    /// What the kernel lets the agent do beyond the layers.
+    #[serde(default)]
+    pub kernel: Kernel,
+    /// What of the host's files the agent sees, read-only.
+    #[serde(default)]
+    pub files: Files,
+}
+
+/// Which commands the agent's settings allow. The word is the agent's `Bash(git *)`, not a kernel rule.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Commands {
+    /// `"none"` or `"any"`.
+    All(AllCommands),
+    /// Programs by name, with any arguments.
+    List(Vec<String>),
+}
+
+/// `none` or `any`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllCommands {
+    /// No command at all.
+    None,
+    /// Every command.
+    Any,
+}
+
+/// Bounds on one run. A bound that is absent is not set.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory of the whole cell where there is a cgroup, else the data of each process.
+    pub memory: Bytes,
+    /// Processes and threads.
+    pub processes: u32,
+    /// Share of the CPUs in percent of one CPU (cgroup only).
+    pub cpu_percent: u32,
+    /// Open files of one process.
+    pub open_files: u32,
+    /// Size of one file.
+    pub file_size: Bytes,
+    /// HOME, /tmp, /dev/shm and a fresh workspace together (tmpfs only).
+    pub disk: Bytes,
+    /// Files and directories on them together (tmpfs only).
+    pub files: u32,
+    /// Wall time, where `--timeout` gives none.
+    pub time: Time,
+    /// Between TERM and KILL at the deadline.
+    pub grace: Time,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory: Bytes(4 << 30),
+            processes: 1024,
+            cpu_percent: 400,
+            open_files: 16384,
+            file_size: Bytes(4 << 30),
+            disk: Bytes(4 << 30),
+            files: 1_000_000,
+            time: Time(Duration::from_secs(3600)),
+            grace: Time(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// What the agent may connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Network {
+    /// Where `--network` gives none.
+    pub mode: NetworkMode,
+    /// TCP ports that it may connect to in the host's network (the port of `--upstream` is added).
+    pub connect: Ports,
+    /// TCP ports that it may bind there.
+    pub bind: Ports,
+    /// UDP in the host's network: name resolution needs it.
+    pub udp: bool,
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network { mode: NetworkMode::Host, connect: Ports::List(vec![443]), bind: Ports::List(vec![]), udp: true }
+    }
+}
+
+/// The network that the agent sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// The host's network
+    Host,
+    /// A namespace with nothing but its own loopback
+    None,
+}
+
+/// TCP ports.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Ports {
+    /// `"any"`: no rule.
+    Any(AnyWord),
+    /// These and no others.
+    List(Vec<u16>),
+}
+
+/// The word `any`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnyWord {
+    /// No rule.
+    Any,
+}
+
+/// What the kernel lets the agent do beyond the layers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Kernel {
+    /// Programs that may be executed: the kernel twin of `commands`.
+    pub execute: Execute,
+    /// ptrace(2) and process_vm_readv(2) inside the cell, for debuggers.
+    pub ptrace: bool,
+    /// Namespaces inside the cell, for an agent that brings a sandbox of its own.
+    pub nested_namespaces: bool,
+}
+
+impl Default for Kernel {
+    fn default() -> Kernel {
+        Kernel { execute: Execute::Any(AnyWord::Any), ptrace: false, nested_namespaces: false }
+    }
+}
+
+/// Programs that Landlock lets the agent execute.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Execute {
+    /// `"any"`: everything that the cell shows.
+    Any(AnyWord),
+    /// The agent's own program, the MCP servers that the caller names, and these.
+    List(Vec<String>),
+}
+
+/// What of the host's files the agent sees, read-only. What does not exist on this host is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Files {
+    /// Programs and libraries.
+    pub programs: Vec<String>,
+    /// Configuration that programs cannot do without. Never all of /etc: it holds secrets of services.
+    pub config: Vec<String>,
+}
+
+impl Default for Files {
+    fn default() -> Files {
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Files {
+            programs: list(&["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"]),
+            config: list(&[
+                "/etc/alternatives",
+                "/etc/ca-certificates",
+                "/etc/crypto-policies",
+                "/etc/ld.so.cache",
+                "/etc/localtime",
+                "/etc/pki/ca-trust",
+                "/etc/pki/tls",
+                "/etc/ssl",
+            ]),
+        }
+    }
+}
+
+impl Policy {
+    /// How much this policy insists on a layer.
+    pub fn want(&self, layer: Layer) -> Want {
+        self.layers.get(&layer).copied().unwrap_or_default()
+    }
+}
+
+impl Ports {
+    /// The list, or nothing when every port is allowed.
+    pub fn list(&self) -> Option<&[u16]> {
+        match self {
+            Ports::Any(_) => None,
+            Ports::List(ports) => Some(ports),
+        }
+    }
+}
+
+impl Execute {
+    /// The list, or nothing when every program is allowed.
+    pub fn list(&self) -> Option<&[String]> {
+        match self {
+            Execute::Any(_) => None,
+            Execute::List(programs) => Some(programs),
+        }
+    }
+}
+
+/// A number of bytes: `4GiB`, `512MiB`, `100KiB`, `1024`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "BytesText", into = "String")]
+pub struct Bytes(pub u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum BytesText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<BytesText> for Bytes {
+    type Error = String;
+
+    fn try_from(value: BytesText) -> Result<Bytes, String> {
+        let text = match value {
+            BytesText::Number(number) => return Ok(Bytes(number)),
+            BytesText::Text(text) => text,
+        };
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let shift = match &text[digits..] {
+            "" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(format!("`{text}` is no size; write a number of bytes or of KiB, MiB or GiB, as in 512MiB")),
+        };
+        let number: u64 = text[..digits].parse().map_err(|_| format!("`{text}` is no size; a number comes first"))?;
+        number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| format!("`{text}` is too large"))
+    }
+}
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> String {
+        bytes.to_string()
+    }
+}
+
+impl std::fmt::Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            n if n >= 1 << 30 && n % (1 << 30) == 0 => write!(f, "{}GiB", n >> 30),
+            n if n >= 1 << 20 && n % (1 << 20) == 0 => write!(f, "{}MiB", n >> 20),
+            n if n >= 1 << 10 && n % (1 << 10) == 0 => write!(f, "{}KiB", n >> 10),
+            n => write!(f, "{n}"),
+        }
+    }
+}
+
+/// A length of time: `90s`, `30m`, `1h 30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Time(pub Duration);
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Time, String> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Time, String> {
+        match humantime::parse_duration(text) {
+            Ok(time) if time.is_zero() => Err(format!("`{text}` is no time at all")),
+            Ok(time) => Ok(Time(time)),
+            Err(error) => Err(format!("`{text}`: {error}; write it like 90s, 30m or 1h")),
+        }
+    }
+}
+
+impl From<Time> for String {
+    fn from(time: Time) -> String {
+        time.to_string()
+    }
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_read_back_as_written() {
+        for (text, bytes) in [("4GiB", 4 << 30), ("512MiB", 512 << 20), ("3KiB", 3 << 10), ("1023", 1023)] {
+            let read = Bytes::try_from(BytesText::Text(text.into())).unwrap();
+            assert_eq!((read, read.to_string().as_str()), (Bytes(bytes), text));
+        }
+        for bad in ["", "GiB", "4GB", "99999999999GiB", "-1"] {
+            assert!(Bytes::try_from(BytesText::Text(bad.into())).is_err(), "{bad}");
+        }
+        assert!("0s".parse::<Time>().is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! Agent files: how one agent is told a level, and where it wants its credential.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::claude;
+use super::deny::Class;
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AgentSpec {
+    /// Its name for people.
+    pub title: String,
+    /// Names of its program, from which `--agent` is guessed.
+    #[serde(default)]
+    pub commands: Vec<String>,
+    /// Where it wants its credential.
+    #[serde(default)]
+    pub credential: Credential,
+    /// Variables.
+    #[serde(default)]
+    pub environment: Environment,
+    /// Arguments.
+    #[serde(default)]
+    pub arguments: Arguments,
+    /// Files that it finds in its HOME at the start, by name.
+    #[serde(default)]
+    pub home: BTreeMap<String, String>,
+    /// Programs that it runs itself, for levels with a list of programs.
+    #[serde(default)]
+    pub execute: Vec<String>,
+    /// Its settings.
+    pub settings: Option<Settings>,
+    /// How to see that it took them.
+    #[serde(default)]
+    pub check: Check,
+}
+
+/// Where an agent wants its credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Credential {
+    /// It can do nothing without one.
+    #[serde(default)]
+    pub required: bool,
+    /// Ways to hand it over; the first whose prefix fits is taken.
+    #[serde(default)]
+    pub way: Vec<Way>,
+}
+
+/// One way to hand a credential over, least visible first.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Way {
+    /// How such a credential begins; empty for any.
+    #[serde(default)]
+    pub prefix: String,
+    /// The variable that gets the number of a pipe which holds the credential.
+    pub descriptor: String,
+    /// The file in HOME that holds it where other processes' descriptors can be opened.
+    pub file: Option<CredentialFile>,
+}
+
+/// A credential file of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CredentialFile {
+    /// Its path below HOME.
+    pub path: String,
+    /// What comes before the credential in it.
+    pub before: String,
+    /// What comes after it.
+    pub after: String,
+}
+
+/// Variables of an agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Environment {
+    /// Set for it: values may name `{home}`, `{tmp}`, `{work}` and `{settings}`.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// The variable for `--upstream`.
+    pub base_url: Option<String>,
+    /// Names that steer its settings or credential: `--setenv` refuses them. A trailing `*` stands for any ending.
+    #[serde(default)]
+    pub steer: Vec<String>,
+}
+
+/// Arguments of an agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Arguments {
+    /// Put before the caller's own: may name `{settings}`, the directory of its settings, and `{mode}`.
+    #[serde(default)]
+    pub insert: Vec<String>,
+    /// Put first where the caller names MCP servers; their file is `{settings}/mcp.json`.
+    #[serde(default)]
+    pub mcp: Vec<String>,
+    /// Put first where the level has a list of tools: may name `{tools}`.
+    #[serde(default)]
+    pub tools: Vec<String>,
+    /// Arguments of the caller's that could loosen the level, with or without `=value`.
+    #[serde(default)]
+    pub refuse: Vec<String>,
+}
+
+/// The settings of an agent, by the format that it reads.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "format", rename_all = "kebab-case")]
+pub enum Settings {
+    /// Claude Code.
+    Claude(claude::Template),
+}
+
+/// How to see that an agent took its settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Check {
+    /// Text on its standard error that says a level did not take effect.
+    #[serde(default)]
+    pub stderr: Vec<String>,
+    /// The first event of its JSON stream names its tools and mode.
+    pub init_event: Option<InitEvent>,
+}
+
+/// The event in which an agent says what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct InitEvent {
+    /// The argument that makes the agent print such events.
+    pub argument: String,
+    /// `type` of the event.
+    pub kind: String,
+    /// `subtype` of the event.
+    pub subtype: String,
+}
+
+impl AgentSpec {
+    /// Whether the agent's settings say anything about a class.
+    pub fn maps(&self, class: Class) -> bool {
+        match &self.settings {
+            None => false,
+            Some(Settings::Claude(template)) => template.deny.get(&class).is_some_and(|rules| !rules.is_empty()),
+        }
+    }
+
+    /// How a credential is handed over.
+    pub fn way(&self, credential: &[u8]) -> Option<&Way> {
+        self.credential.way.iter().find(|way| credential.starts_with(way.prefix.as_bytes()))
+    }
+
+    /// Whether `--setenv` may not set this variable.
+    pub fn steers(&self, name: &str) -> bool {
+        let own = self.environment.set.keys().chain(&self.environment.base_url);
+        let ways = self.credential.way.iter().map(|way| &way.descriptor);
+        own.chain(ways).any(|known| known == name) || self.environment.steer.iter().any(|known| matches(known, name))
+    }
+}
+
+/// `NAME` or `PREFIX*`.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
