@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::layer::Layer;
+use crate::policy::NetworkMode;
 
 /// Run a coding agent for one user in a cell of its own, and leave nothing of it behind
 ///
@@ -69,21 +70,11 @@ pub struct ProbeArgs {
     pub args: Vec<OsString>,
 }
 
-/// What the cell's network namespace is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NetworkArg {
-    /// The host's network
-    Host,
-    /// A namespace with nothing but its own loopback
-    None,
-}
-
 /// Arguments of `run`.
 #[derive(Debug, Args, Default)]
 pub struct RunArgs {
     /// Whose run this is: any text (a mail address, a UUID, …); never used as a path
-    #[arg(long, short, value_name = "ID", help_heading = "Who")]
+    #[arg(long, short, value_name = "ID", help_heading = "Who", env = "OUBLIETTE_USER")]
     pub user: Option<OsString>,
 
     /// Read the agent's credential from this file (mode 0600 or stricter, not a link)
@@ -101,32 +92,32 @@ pub struct RunArgs {
     pub credential_stdin: bool,
 
     /// How much the agent may do: paranoid, balanced, developer, or a level of your own
-    #[arg(long, short, value_name = "LEVEL", help_heading = "What it may do", conflicts_with = "policy")]
+    #[arg(long, short, value_name = "LEVEL", help_heading = "What it may do", env = "OUBLIETTE_LEVEL")]
     pub level: Option<String>,
     /// Take the policy from this file instead of a named level
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_POLICY")]
     pub policy: Option<PathBuf>,
     /// Which agent the command is (default: guessed from its name); `none` for any program
-    #[arg(long, short, value_name = "NAME", help_heading = "What it may do")]
+    #[arg(long, short, value_name = "NAME", help_heading = "What it may do", env = "OUBLIETTE_AGENT")]
     pub agent: Option<String>,
     /// Refuse to run without this layer (repeatable; `all` for every one)
     #[arg(long, value_name = "LAYER", help_heading = "What it may do", value_parser = parse_require)]
     pub require: Vec<Require>,
     /// The network that the agent sees
-    #[arg(long, value_enum, value_name = "MODE", help_heading = "What it may do")]
-    pub network: Option<NetworkArg>,
+    #[arg(long, value_enum, value_name = "MODE", help_heading = "What it may do", env = "OUBLIETTE_NETWORK")]
+    pub network: Option<NetworkMode>,
     /// MCP servers for the agent: a file with an `mcpServers` object
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_MCP_CONFIG")]
     pub mcp_config: Option<PathBuf>,
     /// Base URL of the agent's model API
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "What it may do")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "What it may do", env = "OUBLIETTE_UPSTREAM")]
     pub upstream: Option<String>,
     /// One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential
     #[arg(long, value_name = "NAME=VALUE", help_heading = "What it may do")]
     pub setenv: Vec<OsString>,
 
     /// The agent's working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours
-    #[arg(long, short, value_name = "fresh|user|DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
+    #[arg(long, short, value_name = "fresh|user|DIR", value_hint = ValueHint::DirPath, help_heading = "Files", env = "OUBLIETTE_WORKSPACE")]
     pub workspace: Option<PathBuf>,
     /// Fill a fresh workspace with a copy of this directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
@@ -139,10 +130,10 @@ pub struct RunArgs {
     pub patch: Option<PathBuf>,
 
     /// End the run after this time (`90s`, `30m`, `1h`) with status 124
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    #[arg(long, value_name = "TIME", help_heading = "Limits", env = "OUBLIETTE_TIMEOUT")]
     pub timeout: Option<String>,
     /// Time between TERM and KILL at the deadline
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    #[arg(long, value_name = "TIME", help_heading = "Limits", env = "OUBLIETTE_GRACE")]
     pub grace: Option<String>,
 
     /// Write one JSON object about the run to this open descriptor
@@ -152,11 +143,14 @@ pub struct RunArgs {
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
     /// Where cells live while they run
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Host")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Host", env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// UIDs that root lends to runs, `FIRST-LAST`
-    #[arg(long, value_name = "FIRST-LAST", help_heading = "Host")]
+    #[arg(long, value_name = "FIRST-LAST", help_heading = "Host", env = "OUBLIETTE_UID_RANGE")]
     pub uid_range: Option<String>,
+    /// A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Host", env = "OUBLIETTE_POLICY_DIR")]
+    pub policy_dir: Option<PathBuf>,
 
     /// The agent and its arguments
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
@@ -203,7 +197,7 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
     /// Where cells live while they run
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 }
 
@@ -217,10 +211,10 @@ pub struct SweepArgs {
     #[arg(long)]
     pub json: bool,
     /// Where cells live while they run
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// UIDs that root lends to runs, `FIRST-LAST`
-    #[arg(long, value_name = "FIRST-LAST")]
+    #[arg(long, value_name = "FIRST-LAST", env = "OUBLIETTE_UID_RANGE")]
     pub uid_range: Option<String>,
 }
 
@@ -231,7 +225,7 @@ pub struct PsArgs {
     #[arg(long)]
     pub json: bool,
     /// Where cells live while they run
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 }
 
@@ -241,7 +235,7 @@ pub struct KillArgs {
     /// The cell, as `ps` lists it (an unambiguous beginning is enough)
     pub cell: String,
     /// Where cells live while they run
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 }
 

@@ -1,0 +1,454 @@
+//! What the caller asked for, with every default filled in: flag over variable over /etc/oubliette/config.toml.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Require, RunArgs};
+use crate::error::{Error, Result};
+use crate::policy::files::{self, ETC};
+use crate::policy::{NetworkMode, Time};
+use crate::secret::SecretSource;
+use crate::user::UserId;
+
+/// One run, as asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Whose run it is.
+    pub user: UserId,
+    /// Where the credential is.
+    pub credential: Option<SecretSource>,
+    /// The level, or a policy file.
+    pub level: Level,
+    /// The agent's name, where the caller says it.
+    pub agent: Option<String>,
+    /// The working directory.
+    pub workspace: Workspace,
+    /// What fills it.
+    pub copy_in: Option<PathBuf>,
+    /// Where it goes afterwards.
+    pub export: Option<Export>,
+    /// Where a patch of the changes goes.
+    pub patch: Option<PathBuf>,
+    /// The network, where the caller says it.
+    pub network: Option<NetworkMode>,
+    /// Layers without which the run is refused.
+    pub require: Vec<Require>,
+    /// The deadline, where the caller says it.
+    pub timeout: Option<Time>,
+    /// Between TERM and KILL, where the caller says it.
+    pub grace: Option<Time>,
+    /// The file of MCP servers.
+    pub mcp_config: Option<PathBuf>,
+    /// The base URL of the model API.
+    pub upstream: Option<Upstream>,
+    /// More variables for the agent.
+    pub setenv: BTreeMap<OsString, OsString>,
+    /// Where the report goes.
+    pub report_fd: Option<RawFd>,
+    /// Nothing on standard error but errors.
+    pub quiet: bool,
+    /// Where cells live, where the caller says it.
+    pub state_dir: Option<PathBuf>,
+    /// UIDs for runs, where the caller says it.
+    pub uid_range: Option<UidRange>,
+    /// A directory of policies.
+    pub policy_dir: Option<PathBuf>,
+    /// The command.
+    pub command: Vec<OsString>,
+    /// Where each value came from.
+    pub sources: Vec<Setting>,
+}
+
+/// A value and where it came from, for `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// The flag's name.
+    pub name: &'static str,
+    /// Its value, as text.
+    pub value: String,
+    /// Where it came from.
+    pub from: From,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum From {
+    /// The command line.
+    Flag,
+    /// A variable `OUBLIETTE_…`.
+    Variable,
+    /// /etc/oubliette/config.toml.
+    File,
+    /// Built in, or the policy's.
+    Default,
+}
+
+impl From {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            From::Flag => "flag",
+            From::Variable => "variable",
+            From::File => "config.toml",
+            From::Default => "default",
+        }
+    }
+}
+
+/// A level by name, or a policy file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// One of the library.
+    Named(String),
+    /// A file of the caller's.
+    File(PathBuf),
+}
+
+/// The agent's working directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workspace {
+    /// Empty, wiped.
+    Fresh,
+    /// One per user, kept.
+    User,
+    /// A directory of the caller's, kept.
+    Directory(PathBuf),
+}
+
+/// Where the workspace goes after the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Export {
+    /// A new directory.
+    Directory(PathBuf),
+    /// A tar archive.
+    Tar(PathBuf),
+    /// A tar archive on standard output; the agent's standard output then goes to standard error.
+    Stdout,
+}
+
+/// The base URL of a model API: `http` or `https`, a host, perhaps a port and a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upstream {
+    /// As the agent gets it.
+    pub url: String,
+    /// The port that it connects to.
+    pub port: u16,
+}
+
+/// UIDs that root lends to runs, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct UidRange {
+    /// The first.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
+}
+
+/// /etc/oubliette/config.toml: defaults of the operator's, under the names of the flags.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    level: Option<String>,
+    policy: Option<PathBuf>,
+    agent: Option<String>,
+    network: Option<NetworkMode>,
+    require: Vec<String>,
+    timeout: Option<String>,
+    grace: Option<String>,
+    mcp_config: Option<PathBuf>,
+    upstream: Option<String>,
+    state_dir: Option<PathBuf>,
+    uid_range: Option<String>,
+    policy_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the operator's file, where there is one.
+    ///
+    /// # Errors
+    /// A file that others can write, or with keys that do not exist.
+    pub fn read() -> Result<Config> {
+        let path = Path::new(ETC).join("config.toml");
+        if !path.exists() {
+            return Ok(Config::default());
+        }
+        files::load(&path).map(|found| found.value)
+    }
+
+    /// Where cells live.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        self.state_dir.clone()
+    }
+
+    /// UIDs for runs.
+    ///
+    /// # Errors
+    /// Not a range.
+    pub fn uid_range(&self) -> Result<Option<UidRange>> {
+        self.uid_range.as_deref().map(|text| parsed("uid-range", text)).transpose()
+    }
+}
+
+/// Takes a value from the command line or a variable, else from the file, and notes where it came from.
+struct Merge<'a> {
+    matches: &'a ArgMatches,
+    sources: Vec<Setting>,
+}
+
+impl Merge<'_> {
+    fn pick<T: std::fmt::Debug>(&mut self, name: &'static str, argument: Option<T>, file: Option<T>) -> Option<T> {
+        let id = name.replace('-', "_");
+        let (value, from) = match (argument, file) {
+            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => (value, From::Variable),
+            (Some(value), _) => (value, From::Flag),
+            (None, Some(value)) => (value, From::File),
+            (None, None) => return None,
+        };
+        self.sources.push(Setting { name, value: plain(&value), from });
+        Some(value)
+    }
+
+    fn from(&self, name: &str) -> Option<From> {
+        self.sources.iter().find(|setting| setting.name == name).map(|setting| setting.from)
+    }
+}
+
+/// A value without the quotes of its `Debug` form.
+fn plain(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").trim_matches('"').to_owned()
+}
+
+impl Request {
+    /// Fills in the defaults and checks every value for itself.
+    ///
+    /// # Errors
+    /// A value that cannot be used, whatever the host.
+    pub fn new(args: RunArgs, matches: &ArgMatches, config: Config) -> Result<Request> {
+        let mut merge = Merge { matches, sources: Vec::new() };
+        let credential = credential(&args)?;
+        let level = level(&mut merge, args.level, args.policy, &config)?;
+        let user = merge.pick("user", args.user, None).unwrap_or_else(|| "anonymous".into());
+        let workspace = merge.pick("workspace", args.workspace, None);
+        let timeout = merge.pick("timeout", args.timeout, config.timeout);
+        let grace = merge.pick("grace", args.grace, config.grace);
+        let upstream = merge.pick("upstream", args.upstream, config.upstream);
+        let uid_range = merge.pick("uid-range", args.uid_range, config.uid_range);
+        let request = Request {
+            user: UserId::new(&user)?,
+            credential,
+            level,
+            agent: merge.pick("agent", args.agent, config.agent),
+            workspace: workspace.map_or(Ok(Workspace::Fresh), as_workspace)?,
+            copy_in: args.copy_in,
+            export: args.export.map(as_export),
+            patch: args.patch,
+            network: merge.pick("network", args.network, config.network),
+            require: requirements(args.require, &config.require)?,
+            timeout: timeout.as_deref().map(|text| parsed("timeout", text)).transpose()?,
+            grace: grace.as_deref().map(|text| parsed("grace", text)).transpose()?,
+            mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
+            upstream: upstream.as_deref().map(|text| parsed("upstream", text)).transpose()?,
+            setenv: variables(args.setenv)?,
+            report_fd: args.report_fd,
+            quiet: args.quiet,
+            state_dir: merge.pick("state-dir", args.state_dir, config.state_dir),
+            uid_range: uid_range.as_deref().map(|text| parsed("uid-range", text)).transpose()?,
+            policy_dir: merge.pick("policy-dir", args.policy_dir, config.policy_dir),
+            command: args.command,
+            sources: merge.sources,
+        };
+        request.agree().map(|()| request)
+    }
+
+    /// Values that only make sense together.
+    fn agree(&self) -> Result<()> {
+        if self.command.is_empty() {
+            return Err(Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`"));
+        }
+        if self.copy_in.is_some() && self.workspace != Workspace::Fresh {
+            return Err(Error::new("use --copy-in", "the workspace is not a fresh one")
+                .hint("leave --workspace out, or put the files into that directory yourself"));
+        }
+        let takes_stdin = self.credential == Some(SecretSource::Stdin) || self.credential == Some(SecretSource::Fd(0));
+        if self.report_fd == Some(0) || (takes_stdin && self.report_fd.is_some_and(|fd| fd <= 0)) {
+            return Err(Error::new("use --report-fd 0", "0 is standard input").hint("name 2, or a higher descriptor"));
+        }
+        match (&self.credential, self.report_fd) {
+            (Some(SecretSource::Fd(credential)), Some(report)) if *credential == report => {
+                Err(Error::new(format!("use descriptor {report}"), "both --credential-fd and --report-fd name it")
+                    .hint("open two descriptors"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn credential(args: &RunArgs) -> Result<Option<SecretSource>> {
+    let variable = args.credential_env.as_ref().map(|name| {
+        name.to_str().filter(|name| !name.is_empty() && !name.contains('=')).map(|name| name.to_owned()).ok_or_else(|| {
+            Error::new("use --credential-env", "it names no variable").hint("give the name alone, as in --credential-env TOKEN")
+        })
+    });
+    let ways = [
+        args.credential_file.clone().map(SecretSource::File),
+        args.credential_fd.map(SecretSource::Fd),
+        variable.transpose()?.map(SecretSource::Variable),
+        args.credential_stdin.then_some(SecretSource::Stdin),
+    ];
+    Ok(ways.into_iter().flatten().next())
+}
+
+/// `--level` and `--policy` are two names for one thing: the one nearer to the caller counts.
+fn level(merge: &mut Merge<'_>, level: Option<String>, policy: Option<PathBuf>, config: &Config) -> Result<Level> {
+    let level = merge.pick("level", level, config.level.clone());
+    let policy = merge.pick("policy", policy, config.policy.clone());
+    let nearness = |from: Option<From>| from.map_or(3, |from| from as u8);
+    match (level, policy) {
+        (None, None) => {
+            merge.sources.push(Setting { name: "level", value: "balanced".into(), from: From::Default });
+            Ok(Level::Named("balanced".into()))
+        }
+        (Some(name), None) => Ok(Level::Named(name)),
+        (None, Some(file)) => Ok(Level::File(file)),
+        (Some(name), Some(file)) => {
+            let (by_name, by_file) = (nearness(merge.from("level")), nearness(merge.from("policy")));
+            match by_name.cmp(&by_file) {
+                std::cmp::Ordering::Less => {
+                    merge.sources.retain(|setting| setting.name != "policy");
+                    Ok(Level::Named(name))
+                }
+                std::cmp::Ordering::Greater => {
+                    merge.sources.retain(|setting| setting.name != "level");
+                    Ok(Level::File(file))
+                }
+                std::cmp::Ordering::Equal => Err(Error::new("use both --level and --policy", "each names a policy")
+                    .hint("leave one of them out")),
+            }
+        }
+    }
+}
+
+fn as_workspace(value: PathBuf) -> Result<Workspace> {
+    match value.as_os_str().as_bytes() {
+        b"fresh" => Ok(Workspace::Fresh),
+        b"user" => Ok(Workspace::User),
+        b"" => Err(Error::new("use --workspace", "it is empty").hint("say fresh, user, or name a directory")),
+        _ => std::path::absolute(&value)
+            .map(Workspace::Directory)
+            .map_err(|error| Error::new(format!("use workspace {}", value.display()), error)),
+    }
+}
+
+fn as_export(value: PathBuf) -> Export {
+    match value.as_os_str().as_bytes() {
+        b"-" => Export::Stdout,
+        name if name.ends_with(b".tar") => Export::Tar(value),
+        _ => Export::Directory(value),
+    }
+}
+
+fn requirements(mut flags: Vec<Require>, file: &[String]) -> Result<Vec<Require>> {
+    for name in file {
+        let require = crate::cli::parse_require(name)
+            .map_err(|error| Error::new(format!("use `require` of {ETC}/config.toml"), error))?;
+        flags.push(require);
+    }
+    Ok(flags)
+}
+
+fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
+    let split = |pair: OsString| -> Option<(OsString, OsString)> {
+        let bytes = pair.as_bytes();
+        let at = bytes.iter().position(|&b| b == b'=').filter(|&at| at > 0)?;
+        Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
+    };
+    pairs
+        .into_iter()
+        .map(|pair| {
+            // The value may be a secret of the caller's: only what comes before `=` could be named, and there is none.
+            split(pair).ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
+        })
+        .collect()
+}
+
+fn parsed<T: std::str::FromStr<Err = String>>(name: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|error: String| Error::new(format!("use --{name}"), error).hint("see `oubliette run --help`"))
+}
+
+impl std::str::FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Upstream, String> {
+        let wrong = |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
+        let (rest, default) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (rest, 443),
+            (_, Some(rest)) => (rest, 80),
+            _ => return wrong("is neither http nor https"),
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        // A name and password in a URL would be a credential in the agent's environment.
+        if authority.is_empty() || authority.contains('@') || text.contains(char::is_whitespace) || text.contains(char::is_control) {
+            return wrong("has no plain host");
+        }
+        let after_host = authority.rfind(']').map_or(authority, |end| &authority[end..]);
+        let port = match after_host.rsplit_once(':') {
+            None => default,
+            Some((_, digits)) => match digits.parse() {
+                Ok(port) if port > 0 => port,
+                _ => return wrong("has no port after the colon"),
+            },
+        };
+        Ok(Upstream { url: text.to_owned(), port })
+    }
+}
+
+impl std::str::FromStr for UidRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<UidRange, String> {
+        let numbers = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        let (first, last): (u32, u32) = numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
+        // 0..1000 are the system's; 65534 is nobody's, and whoever has it shares it; u32::MAX is «unchanged».
+        if first < 1000 || last < first || last == u32::MAX || (first..=last).contains(&65534) {
+            return Err(format!("`{text}` must rise, start from 1000 on and leave out 65534 (nobody)"));
+        }
+        Ok(UidRange { first, last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_are_urls_with_a_plain_host() {
+        let port = |text: &str| text.parse::<Upstream>().map(|u| u.port).ok();
+        assert_eq!(port("https://api.example"), Some(443));
+        assert_eq!(port("http://127.0.0.1:8080/v1"), Some(8080));
+        assert_eq!(port("http://[::1]:99"), Some(99));
+        assert_eq!(port("http://[::1]"), Some(80));
+        for bad in ["ftp://x", "https://", "https://a:b@c", "http://a:x", "http://a b", "http://a:0"] {
+            assert_eq!(port(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn uid_ranges_stay_clear_of_people_and_nobody() {
+        for bad in ["", "1", "5-2", "0-10", "60000-70000", "10-4294967295", "a-b"] {
+            assert!(bad.parse::<UidRange>().is_err(), "{bad}");
+        }
+        assert_eq!("2000-2001".parse(), Ok(UidRange { first: 2000, last: 2001 }));
+    }
+}
