@@ -1,0 +1,385 @@
+//! What this host offers, as facts. A fact is probed or learned from a failed attempt, never taken from a version.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use serde::Serialize;
+
+use crate::policy::Policy;
+use crate::program::Program;
+use crate::sys;
+
+/// What was found on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Host {
+    /// The launcher's effective UID.
+    pub uid: u32,
+    /// The launcher's effective GID.
+    pub gid: u32,
+    /// Its effective capabilities, as bits.
+    pub capabilities: u64,
+    /// How namespaces can be made.
+    pub namespaces: Fact<Maker>,
+    /// Mounts inside a new mount namespace.
+    pub mounts: Fact<()>,
+    /// A fresh /proc inside a new PID namespace.
+    pub proc: Fact<()>,
+    /// A network namespace of the cell's own.
+    pub net: Fact<()>,
+    /// The Landlock ABI.
+    pub landlock: Fact<u32>,
+    /// Seccomp filters.
+    pub seccomp: Fact<()>,
+    /// Another UID for the agent.
+    pub uids: Fact<()>,
+    /// UIDs that exist in this user namespace: first and how many.
+    pub uid_map: Vec<(u32, u32)>,
+    /// Where a cgroup can be made.
+    pub cgroup: Fact<Cgroups>,
+    /// Whether nobody but root opens the descriptors of another process. Not so under gVisor.
+    pub private_descriptors: bool,
+    /// What of the policy's files is there.
+    pub files: Vec<Shown>,
+    /// What of /proc must be masked and is there.
+    pub masked: Vec<(String, Kind)>,
+    /// The programs of the run.
+    pub programs: Programs,
+    /// Names of the MCP servers that the caller names.
+    pub servers: Vec<String>,
+    /// Files that their arguments name.
+    pub extra: Vec<(PathBuf, Kind)>,
+    /// What the agent itself executes, as far as it is there.
+    pub agent_programs: Vec<PathBuf>,
+    /// Variables of the launcher that an agent may see.
+    #[serde(skip)]
+    pub inherited: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    /// The shell that a cell has.
+    pub shell: PathBuf,
+}
+
+/// Something is there, or what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fact<T> {
+    /// It is there.
+    Has(T),
+    /// It is not.
+    Lacks(Lack),
+}
+
+/// Why something is missing, and what the operator can change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lack {
+    /// What the kernel or the container said.
+    pub why: String,
+    /// A sysctl, a capability, a container flag, a newer kernel.
+    pub remedy: String,
+}
+
+impl Lack {
+    /// From two sentences without full stop.
+    pub fn new(why: impl Into<String>, remedy: impl Into<String>) -> Lack {
+        Lack { why: why.into(), remedy: remedy.into() }
+    }
+}
+
+impl<T> Fact<T> {
+    /// The value, or why not.
+    ///
+    /// # Errors
+    /// The lack.
+    pub fn get(&self) -> Result<&T, &Lack> {
+        match self {
+            Fact::Has(value) => Ok(value),
+            Fact::Lacks(lack) => Err(lack),
+        }
+    }
+
+    fn lacks(why: impl Into<String>, remedy: impl Into<String>) -> Fact<T> {
+        Fact::Lacks(Lack::new(why, remedy))
+    }
+}
+
+/// Who makes namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Maker {
+    /// CAP_SYS_ADMIN.
+    Privilege,
+    /// A user namespace.
+    UserNamespace,
+}
+
+/// The kind of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+    /// A link, to this.
+    Link(PathBuf),
+}
+
+/// A path that a policy shows and that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// Where.
+    pub path: PathBuf,
+    /// What.
+    pub kind: Kind,
+}
+
+/// Where cgroups can be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cgroups {
+    /// The unified hierarchy: below this directory.
+    V2(PathBuf),
+    /// Hierarchies of their own: below these directories.
+    V1 {
+        /// `memory`.
+        memory: Option<PathBuf>,
+        /// `pids`.
+        pids: Option<PathBuf>,
+        /// `cpu`.
+        cpu: Option<PathBuf>,
+    },
+}
+
+/// Capabilities that facts depend on, as bits (capabilities(7)).
+pub mod capability {
+    /// CAP_SETGID
+    pub const SETGID: u64 = 1 << 6;
+    /// CAP_SETUID
+    pub const SETUID: u64 = 1 << 7;
+    /// CAP_CHOWN
+    pub const CHOWN: u64 = 1;
+    /// CAP_SYS_ADMIN
+    pub const SYS_ADMIN: u64 = 1 << 21;
+}
+
+/// What OCI runtimes mask of /proc, since some of it belongs to the whole host (runtime-spec, `maskedPaths`).
+const MASKED: [&str; 10] = [
+    "acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats",
+];
+
+impl Host {
+    /// Reads the facts that cost next to nothing. What only an attempt can tell is taken as there until
+    /// [`Host::learn`] is told otherwise.
+    pub fn probe(policy: &Policy) -> Host {
+        let uid = nix::unistd::geteuid().as_raw();
+        let capabilities = sys::process::effective_capabilities();
+        let uid_map = uid_map();
+        Host {
+            uid,
+            gid: nix::unistd::getegid().as_raw(),
+            capabilities,
+            namespaces: namespaces(capabilities),
+            mounts: Fact::Has(()),
+            proc: Fact::Has(()),
+            net: Fact::Has(()),
+            landlock: landlock(),
+            seccomp: seccomp(),
+            uids: uids(capabilities),
+            uid_map,
+            cgroup: crate::confine::cgroup::find(uid),
+            private_descriptors: sys::process::has_pidfd(),
+            files: policy.files.programs.iter().chain(&policy.files.config).filter_map(|path| shown(path)).collect(),
+            masked: MASKED.iter().filter_map(|name| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?))).collect(),
+            programs: Programs::default(),
+            servers: Vec::new(),
+            extra: Vec::new(),
+            agent_programs: Vec::new(),
+            inherited: inherited(),
+            shell: ["/bin/bash", "/bin/sh"].map(PathBuf::from).into_iter().find(|path| path.exists()).unwrap_or_default(),
+        }
+    }
+
+    /// Takes back a fact that an attempt has shown to be wrong. Gives whether anything changed: an attempt that fails
+    /// for another reason than a missing feature is a failure, never a reason to run with less.
+    pub fn learn(&mut self, step: Step, errno: Errno) -> bool {
+        use Errno::{EACCES, EINVAL, ENODEV, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EUSERS};
+        if !matches!(errno, EACCES | EINVAL | ENODEV | ENOSPC | ENOSYS | EOPNOTSUPP | EPERM | EUSERS) {
+            return false;
+        }
+        let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));
+        match step {
+            Step::Clone | Step::UserMap => learn_namespaces(self, said),
+            Step::Net => lose(&mut self.net, said, "grant CAP_SYS_ADMIN or user namespaces to the launcher"),
+            Step::Mount => lose(&mut self.mounts, said, "run outside this container's seccomp or AppArmor profile (Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined)"),
+            Step::Proc => lose(&mut self.proc, said, "unmask /proc of the container (Docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)"),
+            Step::Landlock => lose(&mut self.landlock, said, "use a kernel from 5.13 on with landlock in its lsm= list"),
+            Step::Seccomp => lose(&mut self.seccomp, said, "use a kernel with CONFIG_SECCOMP_FILTER"),
+            Step::Cgroup => lose(&mut self.cgroup, said, "run as root, or delegate a cgroup (systemd: Delegate=yes)"),
+        }
+    }
+
+    /// Whether the launcher has a capability.
+    pub fn has(&self, capability: u64) -> bool {
+        self.capabilities & capability != 0
+    }
+}
+
+/// A step that a host may not offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// clone(2) with namespaces.
+    Clone = 1,
+    /// Writing the maps of a user namespace.
+    UserMap,
+    /// The network namespace.
+    Net,
+    /// A mount.
+    Mount,
+    /// Mounting /proc.
+    Proc,
+    /// Entering a Landlock domain.
+    Landlock,
+    /// Loading the seccomp filter.
+    Seccomp,
+    /// Making or entering a cgroup.
+    Cgroup,
+}
+
+impl Step {
+    const ALL: [Step; 8] = [
+        Step::Clone, Step::UserMap, Step::Net, Step::Mount, Step::Proc, Step::Landlock, Step::Seccomp, Step::Cgroup,
+    ];
+
+    /// From its number in a message of the child's.
+    pub fn from_number(number: u8) -> Option<Step> {
+        Step::ALL.into_iter().find(|step| *step as u8 == number)
+    }
+
+    fn call(self) -> &'static str {
+        match self {
+            Step::Clone => "clone(2) with namespaces",
+            Step::UserMap => "the map of a user namespace",
+            Step::Net => "the loopback of a network namespace",
+            Step::Mount => "mount(2)",
+            Step::Proc => "mounting /proc",
+            Step::Landlock => "Landlock",
+            Step::Seccomp => "seccomp(2)",
+            Step::Cgroup => "the cgroup file system",
+        }
+    }
+}
+
+fn lose<T>(fact: &mut Fact<T>, why: String, remedy: &str) -> bool {
+    let had = matches!(fact, Fact::Has(_));
+    *fact = Fact::lacks(why, remedy);
+    had
+}
+
+/// Without the privilege a user namespace may still do; without that, nothing does.
+fn learn_namespaces(host: &mut Host, said: String) -> bool {
+    let next = match host.namespaces {
+        Fact::Has(Maker::Privilege) => user_namespaces(),
+        Fact::Has(Maker::UserNamespace) => Fact::lacks(said, USERNS_REMEDY),
+        Fact::Lacks(_) => return false,
+    };
+    host.namespaces = next;
+    true
+}
+
+const USERNS_REMEDY: &str = "run as root with CAP_SYS_ADMIN, or allow user namespaces: sysctl user.max_user_namespaces=10000, kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 where they exist";
+
+fn namespaces(capabilities: u64) -> Fact<Maker> {
+    if capabilities & capability::SYS_ADMIN != 0 { Fact::Has(Maker::Privilege) } else { user_namespaces() }
+}
+
+fn user_namespaces() -> Fact<Maker> {
+    let number = |name: &str| -> Option<u64> { std::fs::read_to_string(name).ok()?.trim().parse().ok() };
+    if number("/proc/sys/user/max_user_namespaces") == Some(0) {
+        return Fact::lacks("user namespaces are off (user.max_user_namespaces = 0)", USERNS_REMEDY);
+    }
+    if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        return Fact::lacks("user namespaces are off for users (kernel.unprivileged_userns_clone = 0)", USERNS_REMEDY);
+    }
+    Fact::Has(Maker::UserNamespace)
+}
+
+fn landlock() -> Fact<u32> {
+    match sys::landlock::abi() {
+        Ok(abi) => Fact::Has(abi),
+        Err(Errno::EOPNOTSUPP) => Fact::lacks("Landlock is built in but not enabled", "add landlock to the kernel's lsm= list"),
+        Err(_) => Fact::lacks("this kernel has no Landlock", "use a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK"),
+    }
+}
+
+fn seccomp() -> Fact<()> {
+    if sys::seccomp::available() {
+        Fact::Has(())
+    } else {
+        Fact::lacks("this kernel has no seccomp", "use a kernel with CONFIG_SECCOMP_FILTER")
+    }
+}
+
+fn uids(capabilities: u64) -> Fact<()> {
+    let needed = capability::SETUID | capability::SETGID | capability::CHOWN;
+    if capabilities & needed == needed {
+        return Fact::Has(());
+    }
+    Fact::lacks("a plain user cannot take another UID", "run as root with CAP_SETUID, CAP_SETGID and CAP_CHOWN")
+}
+
+/// The UIDs of this user namespace (user_namespaces(7)); all of them where /proc does not say.
+fn uid_map() -> Vec<(u32, u32)> {
+    let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next()?.parse().ok()?;
+        Some((first, words.nth(1)?.parse().ok()?))
+    });
+    let map: Vec<(u32, u32)> = lines.collect();
+    if map.is_empty() { vec![(0, u32::MAX)] } else { map }
+}
+
+fn inherited() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    let set = crate::plan::environ::INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    set.collect()
+}
+
+fn shown(path: &str) -> Option<Shown> {
+    let path = PathBuf::from(path);
+    let kind = kind(&path)?;
+    Some(Shown { path, kind })
+}
+
+/// What is at a path, without following a link.
+pub fn kind(path: &Path) -> Option<Kind> {
+    let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
+    Some(if file_type.is_dir() {
+        Kind::Directory
+    } else if file_type.is_symlink() {
+        Kind::Link(std::fs::read_link(path).ok()?)
+    } else {
+        Kind::File
+    })
+}
+
+/// `EPERM` for people who know it by that name.
+fn errno_name(errno: Errno) -> String {
+    format!("{errno:?}")
+}
+
+/// The programs of a run: the agent's own, and those of the MCP servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Programs {
+    /// The agent.
+    pub agent: Program,
+    /// Servers that the caller named.
+    pub servers: Vec<Program>,
+}
+
+impl Programs {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Program> {
+        std::iter::once(&self.agent).chain(&self.servers)
+    }
+}

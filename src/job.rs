@@ -1,0 +1,91 @@
+//! A request with everything that it names found: policy, agent, programs, servers and host.
+#![forbid(unsafe_code)]
+
+use std::os::unix::ffi::OsStrExt;
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::mcp::Servers;
+use crate::plan::{Plan, Refusal, environ};
+use crate::policy::Policy;
+use crate::policy::agent::AgentSpec;
+use crate::policy::files::{self, Found, Library};
+use crate::program::Program;
+use crate::request::{Level, Request};
+
+/// All that a plan is made of.
+#[derive(Debug)]
+pub struct Job {
+    /// What was asked for.
+    pub request: Request,
+    /// The policy.
+    pub level: Found<Policy>,
+    /// The agent.
+    pub agent: Found<AgentSpec>,
+    /// MCP servers.
+    pub servers: Servers,
+    /// The host.
+    pub host: Host,
+}
+
+impl Job {
+    /// Finds everything.
+    ///
+    /// # Errors
+    /// Something that was named is not there, or must not be used.
+    pub fn new(request: Request) -> Result<Job> {
+        let library = Library::new(request.policy_dir.as_deref());
+        let level = match &request.level {
+            Level::Named(name) => library.level(name)?,
+            Level::File(path) => files::load(path)?,
+        };
+        let agent = match &request.agent {
+            Some(name) => library.agent(name)?,
+            None => library.agent_for(&Program::name(&request.command[0]).to_string_lossy())?,
+        };
+        check(&request, &agent)?;
+        let mut host = Host::probe(&level.value);
+        let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
+        host.programs.agent = Program::find(&request.command[0], &search_path)?;
+        let servers = request.mcp_config.as_deref().map(Servers::read).transpose()?.unwrap_or_default();
+        servers.find(&mut host, &search_path)?;
+        if level.value.kernel.execute.list().is_some() {
+            host.agent_programs = executed(&agent.value, &level.value, &search_path);
+        }
+        Ok(Job { request, level, agent, servers, host })
+    }
+
+    /// The plan on the host as it is known by now.
+    ///
+    /// # Errors
+    /// A required layer that this host lacks.
+    pub fn plan(&self) -> Result<Plan, Box<Refusal>> {
+        Plan::new(&self.request, &self.level.value, &self.agent.value, &self.host)
+    }
+}
+
+fn check(request: &Request, agent: &Found<AgentSpec>) -> Result<()> {
+    if let Some(argument) = request.command.iter().find(|argument| argument.as_bytes().contains(&0)) {
+        return Err(Error::new(format!("pass {:?}", argument.to_string_lossy()), "it contains a NUL byte"));
+    }
+    environ::check(&request.setenv, &agent.value)?;
+    environ::check_arguments(&request.command, &agent.value)?;
+    if agent.value.credential.required && request.credential.is_none() {
+        return Err(Error::new(format!("run {} without a credential", agent.value.title), "it can do nothing without one")
+            .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
+    }
+    if request.mcp_config.is_some() && agent.value.arguments.mcp.is_empty() {
+        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title)).hint("leave it out"));
+    }
+    if request.upstream.is_some() && agent.value.environment.base_url.is_none() {
+        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title)).hint("leave it out"));
+    }
+    Ok(())
+}
+
+/// What the agent itself and the policy execute, with their loaders; what is not there is left out.
+fn executed(agent: &AgentSpec, policy: &Policy, search_path: &std::ffi::OsStr) -> Vec<std::path::PathBuf> {
+    let listed = policy.kernel.execute.list().unwrap_or_default();
+    let found = agent.execute.iter().chain(listed).filter_map(|name| Program::find(name.as_ref(), search_path).ok());
+    found.flat_map(|program| program.executed).collect()
+}

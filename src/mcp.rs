@@ -1,0 +1,70 @@
+//! The file of MCP servers that a caller names for a run.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::host::{Host, Kind, kind};
+use crate::policy::claude::server_name_holds;
+use crate::policy::files::read_trusted;
+use crate::program::Program;
+
+/// The servers of a run.
+#[derive(Debug, Default)]
+pub struct Servers {
+    /// The file as the agent gets it.
+    pub text: String,
+    servers: BTreeMap<String, Server>,
+}
+
+#[derive(Deserialize)]
+struct McpFile {
+    #[serde(rename = "mcpServers")]
+    servers: BTreeMap<String, Server>,
+}
+
+/// Other keys are the agent's business.
+#[derive(Debug, Deserialize)]
+struct Server {
+    command: Option<String>,
+    #[serde(default)]
+    args: Vec<String>,
+}
+
+impl Servers {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is missing, writable by others, no JSON, or names a server in a way that no rule of the agent's can hold.
+    pub fn read(path: &Path) -> Result<Servers> {
+        let text = read_trusted(path)?;
+        let object = format!("use MCP file {}", path.display());
+        let hint = r#"write {"mcpServers": {"NAME": {"command": "PROGRAM", "args": []}}}"#;
+        let file: McpFile = serde_json::from_str(&text).map_err(|error| Error::new(&*object, error.to_string()).hint(hint))?;
+        if let Some(name) = file.servers.keys().find(|name| !server_name_holds(name)) {
+            return Err(Error::new(object, format!("`{}` cannot be the name of a server", name.escape_debug()))
+                .hint("name it with letters, digits, - and _"));
+        }
+        Ok(Servers { text, servers: file.servers })
+    }
+
+    /// Adds what the servers need to the facts of the host.
+    ///
+    /// # Errors
+    /// A program that is not found or cannot be executed.
+    pub fn find(&self, host: &mut Host, search_path: &OsStr) -> Result<()> {
+        for (name, server) in &self.servers {
+            host.servers.push(name.clone());
+            let Some(command) = &server.command else { continue };
+            host.programs.servers.push(Program::find(OsStr::new(command), search_path)?);
+            let files = server.args.iter().map(PathBuf::from).filter(|path| path.is_absolute());
+            // Its script, not a directory: that could be anything of the host's.
+            host.extra.extend(files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File));
+        }
+        Ok(())
+    }
+}
