@@ -1,0 +1,360 @@
+//! The plan of a run: plain data, made by one pure function from request, policy, agent and host. `run`, `explain` and
+//! `doctor` share it.
+#![forbid(unsafe_code)]
+
+pub mod environ;
+pub mod explain;
+pub mod layers;
+pub mod rules;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::host::{Host, Kind, Shown};
+use crate::layer::{Decision, Layer};
+use crate::policy::agent::{AgentSpec, Check, Settings};
+use crate::policy::claude::Rendered;
+use crate::policy::deny::{Class, Twins};
+use crate::policy::{Bytes, NetworkMode, Policy};
+use crate::request::{Request, UidRange, Workspace};
+
+/// What is about to happen. No descriptor, clock, random value or secret in it; paths of the cell are symbolic.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Plan {
+    /// Every layer and what becomes of it.
+    pub layers: Vec<Planned>,
+    /// Every denied class and what stops it.
+    pub classes: Vec<Denied>,
+    /// Namespaces of the cell.
+    pub namespaces: Namespaces,
+    /// What the private root shows, where there is one.
+    pub root: Option<Root>,
+    /// Whose UID the agent has.
+    pub identity: Identity,
+    /// The Landlock domain.
+    pub landlock: Option<rules::Landlock>,
+    /// The seccomp filter.
+    pub filter: Option<rules::Filter>,
+    /// Limits of each process.
+    pub limits: Limits,
+    /// Limits of the cell, where there is a cgroup.
+    pub cgroup: Option<crate::host::Cgroups>,
+    /// The network.
+    pub network: NetworkMode,
+    /// How the credential is handed over.
+    pub credential: Credential,
+    /// The agent's settings.
+    pub settings: Option<Rendered>,
+    /// Where the machine's owner keeps settings that the agent lets nothing loosen; shown where there is a private root.
+    pub managed: Option<PathBuf>,
+    /// Files in HOME at the start.
+    pub home: Vec<(String, String)>,
+    /// Variables of the agent, by name.
+    #[serde(serialize_with = "environ::serialize")]
+    pub environment: Vec<(OsString, Text)>,
+    /// The program and its arguments.
+    pub arguments: Vec<Text>,
+    /// The program's file.
+    pub program: PathBuf,
+    /// How to see that the agent took its settings.
+    #[serde(skip)]
+    pub check: Option<Check>,
+    /// The deadline.
+    pub timeout: Duration,
+    /// Between TERM and KILL.
+    pub grace: Duration,
+}
+
+/// A layer and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// Which.
+    pub layer: Layer,
+    /// What.
+    #[serde(flatten)]
+    pub decision: Decision,
+}
+
+/// A denied class and what stops it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Denied {
+    /// Which.
+    pub class: Class,
+    /// The agent's settings deny it.
+    pub settings: bool,
+    /// What of the kernel stops it.
+    pub kernel: Option<&'static str>,
+}
+
+/// Namespaces of the cell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Namespaces {
+    /// A user namespace, only where the others need one.
+    pub user: bool,
+    /// Processes.
+    pub pid: bool,
+    /// Mounts.
+    pub mount: bool,
+    /// SysV objects and POSIX queues.
+    pub ipc: bool,
+    /// The host's name.
+    pub uts: bool,
+    /// The network.
+    pub net: bool,
+}
+
+/// The private root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Root {
+    /// Shown read-only.
+    pub shown: Vec<Shown>,
+    /// Paths in /proc that are covered.
+    pub masked: Vec<(String, Kind)>,
+    /// /proc is a fresh one of the cell's PID namespace.
+    pub fresh_proc: bool,
+    /// /proc may be written to: an agent with a sandbox of its own writes its maps there.
+    pub writable_proc: bool,
+    /// The size of the tmpfs.
+    pub disk: Bytes,
+    /// Its inodes.
+    pub files: u32,
+}
+
+/// Whose UID the agent has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// The launcher's.
+    Caller,
+    /// One of its own, from this range.
+    PerRun(UidRange),
+    /// The owner's of the workspace, which outlives the run.
+    Owner,
+}
+
+/// Limits of each process. Sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Limits {
+    /// RLIMIT_NPROC: counts the UID, so it is only set where the UID is the run's own.
+    pub processes: Option<u32>,
+    /// RLIMIT_NOFILE.
+    pub open_files: u32,
+    /// RLIMIT_FSIZE.
+    pub file_size: Bytes,
+    /// RLIMIT_DATA, where no cgroup bounds the whole cell.
+    pub data: Option<Bytes>,
+    /// Memory of the cell, for the cgroup.
+    pub memory: Bytes,
+    /// Processes of the cell, for the cgroup.
+    pub cell_processes: u32,
+    /// CPU in percent of one, for the cgroup.
+    pub cpu_percent: u32,
+}
+
+/// How the credential is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Credential {
+    /// There is none.
+    None,
+    /// A pipe that is empty once read.
+    Pipe,
+    /// A file of mode 0600 in HOME, where others could open a pipe.
+    File,
+}
+
+/// A text that may name a place in the cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// As it is.
+    Plain(OsString),
+    /// With `{home}`, `{tmp}`, `{work}` or `{settings}` to be filled in.
+    Template(String),
+}
+
+/// A run that this host cannot give the layers which the caller insists on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Every layer and what would become of it.
+    pub layers: Vec<Planned>,
+}
+
+impl Refusal {
+    /// The first layer that is refused, as an error for people.
+    pub fn error(&self) -> Error {
+        let refused = self.layers.iter().filter_map(|planned| match &planned.decision {
+            Decision::Refuse { why, remedy } => Some((planned.layer, why, remedy)),
+            _ => None,
+        });
+        let all: Vec<_> = refused.collect();
+        let Some((layer, why, remedy)) = all.first() else {
+            return Error::new("run", "a layer is missing");
+        };
+        let names: Vec<&str> = all.iter().map(|(layer, ..)| layer.name()).collect();
+        let more = if names.len() > 1 { format!(" (missing in all: {})", names.join(", ")) } else { String::new() };
+        Error::new(format!("enforce layer {layer}"), format!("{why}{more}")).hint((*remedy).clone())
+    }
+}
+
+impl Plan {
+    /// What a run would do.
+    ///
+    /// # Errors
+    /// A required layer that this host lacks.
+    pub fn new(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Result<Plan, Box<Refusal>> {
+        let network = request.network.unwrap_or(policy.network.mode);
+        let decided = layers::decide(request, policy, agent, host, network);
+        if decided.iter().any(|planned| matches!(planned.decision, Decision::Refuse { .. })) {
+            return Err(Box::new(Refusal { layers: decided }));
+        }
+        let on = layers::On::new(&decided, host);
+        let settings = agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers));
+        let identity = identity(request, &on);
+        let landlock = rules::landlock(policy, request, host, &on);
+        Ok(Plan {
+            classes: classes(policy, agent, &on, network, landlock.as_ref(), identity),
+            namespaces: on.namespaces(),
+            root: on.has(Layer::Root).then(|| root(policy, host, &on)),
+            identity,
+            landlock,
+            filter: rules::filter(policy, &on, network),
+            limits: limits(policy, &on, identity),
+            cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
+            network,
+            credential: credential(request, host),
+            managed: agent.settings.as_ref().and_then(|Settings::Claude(template)| template.managed.clone()),
+            home: agent.home.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
+            environment: environ::variables(request, agent, host, &on),
+            arguments: environ::arguments(request, agent, settings.as_ref(), &host.servers),
+            program: host.programs.agent.path.clone(),
+            check: settings.is_some().then(|| agent.check.clone()),
+            settings,
+            timeout: request.timeout.unwrap_or(policy.limits.time).0,
+            grace: request.grace.unwrap_or(policy.limits.grace).0,
+            layers: decided,
+        })
+    }
+
+    /// Whether a layer is in force.
+    pub fn enforces(&self, layer: Layer) -> bool {
+        self.layers.iter().any(|planned| planned.layer == layer && planned.decision.enforced())
+    }
+
+    /// Layers that are missing though the policy prefers them, with reason and remedy.
+    pub fn degraded(&self) -> impl Iterator<Item = (Layer, &str, &str)> {
+        self.layers.iter().filter_map(|planned| match &planned.decision {
+            Decision::Degrade { why, remedy } => Some((planned.layer, why.as_str(), remedy.as_str())),
+            _ => None,
+        })
+    }
+}
+
+fn identity(request: &Request, on: &layers::On) -> Identity {
+    if !on.has(Layer::Uid) {
+        return Identity::Caller;
+    }
+    match request.workspace {
+        Workspace::Fresh => Identity::PerRun(request.uid_range.unwrap_or(on.uid_range)),
+        Workspace::User | Workspace::Directory(_) => Identity::Owner,
+    }
+}
+
+fn classes(
+    policy: &Policy,
+    agent: &AgentSpec,
+    on: &layers::On,
+    network: NetworkMode,
+    landlock: Option<&rules::Landlock>,
+    identity: Identity,
+) -> Vec<Denied> {
+    let enforced: Vec<Layer> = Layer::ALL.into_iter().filter(|layer| on.has(*layer)).collect();
+    let twins = Twins {
+        enforced: &enforced,
+        few_programs: landlock.is_some_and(|landlock| landlock.few_programs) && policy.kernel.execute.list().is_some_and(<[_]>::is_empty),
+        no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
+        shared_uid: identity == Identity::Owner,
+    };
+    let row = |&class: &Class| Denied { class, settings: agent.maps(class), kernel: class.kernel(&twins) };
+    policy.deny.iter().map(row).collect()
+}
+
+fn root(policy: &Policy, host: &Host, on: &layers::On) -> Root {
+    Root {
+        shown: shown(host),
+        masked: if on.has(Layer::Pid) { host.masked.clone() } else { Vec::new() },
+        fresh_proc: on.has(Layer::Pid),
+        writable_proc: policy.kernel.nested_namespaces,
+        disk: policy.limits.disk,
+        files: policy.limits.files,
+    }
+}
+
+/// The policy's files, and of the programs what these do not show already.
+fn shown(host: &Host) -> Vec<Shown> {
+    let mut all = host.files.clone();
+    let programs = host.programs.all().flat_map(|program| {
+        let files = program.shown.iter().map(|path| (path.clone(), program.kind(path)));
+        let links = program.links.iter().map(|(link, target)| (link.clone(), Kind::Link(target.clone())));
+        files.chain(links)
+    });
+    for (path, kind) in programs.chain(host.extra.iter().cloned()) {
+        let below = |shown: &Shown| match shown.kind {
+            Kind::Directory => path.starts_with(&shown.path),
+            _ => path == shown.path,
+        };
+        if !all.iter().any(below) {
+            all.push(Shown { path, kind });
+        }
+    }
+    all
+}
+
+fn limits(policy: &Policy, on: &layers::On, identity: Identity) -> Limits {
+    let limits = &policy.limits;
+    let own = matches!(identity, Identity::PerRun(_)) || on.via_user_namespace;
+    Limits {
+        processes: own.then_some(limits.processes),
+        open_files: limits.open_files,
+        file_size: limits.file_size,
+        data: (!on.has(Layer::Cgroup)).then_some(limits.memory),
+        memory: limits.memory,
+        cell_processes: limits.processes,
+        cpu_percent: limits.cpu_percent,
+    }
+}
+
+fn credential(request: &Request, host: &Host) -> Credential {
+    match request.credential {
+        None => Credential::None,
+        Some(_) if host.private_descriptors => Credential::Pipe,
+        Some(_) => Credential::File,
+    }
+}
+
+impl Text {
+    /// As it is.
+    pub fn plain(text: impl AsRef<OsStr>) -> Text {
+        Text::Plain(text.as_ref().to_owned())
+    }
+
+    /// For people and for JSON.
+    pub fn show(&self) -> String {
+        match self {
+            Text::Plain(text) => text.to_string_lossy().into_owned(),
+            Text::Template(text) => text.clone(),
+        }
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.show())
+    }
+}

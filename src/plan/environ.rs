@@ -1,0 +1,140 @@
+//! The agent's variables, by an allow-list, and its arguments.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::Serializer;
+
+use super::Text;
+use super::layers::On;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::layer::Layer;
+use crate::policy::agent::{AgentSpec, matches};
+use crate::policy::claude::Rendered;
+use crate::request::Request;
+
+/// Taken over from the launcher's environment, where set: how text looks and sounds, never where it comes from.
+pub const INHERITED: [&str; 9] =
+    ["COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR", "TERM", "TZ"];
+
+/// The search path of every cell, after the directories of the agent's own interpreters.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Names that `--setenv` refuses for every agent: they make the loader, the shell, an interpreter or git run code, or
+/// are the cell's own.
+const STEERING: [&str; 30] = [
+    "BASH_ENV", "BASH_FUNC_*", "CDPATH", "ENV", "GCONV_PATH", "GIT_*", "GLIBC_TUNABLES", "HOME", "IFS", "JAVA_TOOL_OPTIONS",
+    "LD_*", "LOCPATH", "LOGNAME", "MALLOC_*", "NLSPATH", "NODE_OPTIONS", "NODE_PATH", "OUBLIETTE_*", "PATH", "PERL5LIB",
+    "PERL5OPT", "PS4", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "RUBYOPT", "SHELL", "SHELLOPTS", "TMPDIR", "USER",
+];
+
+/// Refuses variables that steer the loader, the agent's settings or its credential.
+///
+/// # Errors
+/// The first such name.
+pub fn check(setenv: &BTreeMap<OsString, OsString>, agent: &AgentSpec) -> Result<()> {
+    for name in setenv.keys() {
+        let text = name.to_string_lossy();
+        let steers = STEERING.iter().any(|known| matches(known, &text)) || agent.steers(&text);
+        if steers || text.chars().any(char::is_control) {
+            return Err(Error::new(
+                format!("use --setenv {}=…", text.escape_debug()),
+                "it steers the loader, an interpreter, the agent's settings or its credential",
+            )
+            .hint("use a flag of oubliette for it, such as --upstream or --credential-file"));
+        }
+    }
+    Ok(())
+}
+
+/// The agent's environment, by name.
+pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> Vec<(OsString, Text)> {
+    let mut all: BTreeMap<OsString, Text> = BTreeMap::new();
+    for (name, value) in &host.inherited {
+        all.insert(name.clone(), Text::plain(value));
+    }
+    let mut set = |name: &str, value: Text| all.insert(name.into(), value);
+    set("PATH", Text::Plain(search_path(host)));
+    set("HOME", Text::Template("{home}".into()));
+    set("TMPDIR", Text::Template("{tmp}".into()));
+    set("USER", Text::plain("agent"));
+    set("LOGNAME", Text::plain("agent"));
+    set("SHELL", Text::plain(&host.shell));
+    if on.has(Layer::Root) {
+        set("HOSTNAME", Text::plain("cell"));
+    }
+    for (name, value) in &agent.environment.set {
+        set(name, Text::Template(value.clone()));
+    }
+    if let (Some(name), Some(upstream)) = (&agent.environment.base_url, &request.upstream) {
+        set(name, Text::plain(&upstream.url));
+    }
+    all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::plain(value))));
+    all.into_iter().collect()
+}
+
+fn search_path(host: &Host) -> OsString {
+    let mut directories: Vec<&Path> = Vec::new();
+    for directory in host.programs.all().flat_map(|program| &program.search) {
+        let standard = PATH.split(':').any(|known| Path::new(known) == directory);
+        if !standard && !directories.contains(&directory.as_path()) && !directory.as_os_str().as_bytes().contains(&b':') {
+            directories.push(directory);
+        }
+    }
+    let mut path = OsString::new();
+    for directory in directories {
+        path.push(directory);
+        path.push(":");
+    }
+    path.push(PATH);
+    path
+}
+
+/// The command: the caller's own, with what makes the agent take its settings put first.
+pub fn arguments(request: &Request, agent: &AgentSpec, settings: Option<&Rendered>, servers: &[String]) -> Vec<Text> {
+    let mut command = request.command.iter().map(Text::plain);
+    let mut all: Vec<Text> = command.next().into_iter().collect();
+    if let Some(settings) = settings {
+        let template = |text: &String| {
+            let tools = settings.tools.as_deref().unwrap_or_default().join(",");
+            Text::Template(text.replace("{mode}", settings.mode).replace("{tools}", &tools))
+        };
+        if settings.tools.is_some() {
+            all.extend(agent.arguments.tools.iter().map(template));
+        }
+        if !servers.is_empty() {
+            all.extend(agent.arguments.mcp.iter().map(template));
+        }
+        all.extend(agent.arguments.insert.iter().map(template));
+    }
+    all.extend(command);
+    all
+}
+
+/// Refuses arguments of the caller's that could loosen the level.
+///
+/// # Errors
+/// The first such argument before `--`.
+pub fn check_arguments(command: &[OsString], agent: &AgentSpec) -> Result<()> {
+    for argument in command.iter().skip(1).take_while(|argument| argument.as_bytes() != b"--") {
+        let text = argument.to_string_lossy();
+        let name = text.split('=').next().unwrap_or_default();
+        if agent.arguments.refuse.iter().any(|refused| refused == name) {
+            return Err(Error::new(format!("pass {} to {}", name.escape_debug(), agent.title), "it could loosen the level")
+                .hint("leave it out: oubliette sets it from the level; --mcp-config is an option of oubliette"));
+        }
+    }
+    Ok(())
+}
+
+/// For JSON: a map from name to value.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(variables: &[(OsString, Text)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(variables.iter().map(|(name, value)| (name.to_string_lossy(), value.show())))
+}

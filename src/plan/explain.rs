@@ -1,0 +1,136 @@
+//! A plan for people.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use super::{Credential, Denied, Identity, Plan, Planned, Refusal};
+use crate::host::Kind;
+use crate::job::Job;
+use crate::layer::Decision;
+use crate::policy::NetworkMode;
+use crate::request::Setting;
+
+/// What would happen, layer by layer, and why.
+pub fn text(job: &Job, plan: &Plan) -> String {
+    let mut out = header(job);
+    section(&mut out, "layers", &layers(&plan.layers));
+    section(&mut out, "denied", &classes(&plan.classes));
+    section(&mut out, "files", &files(plan));
+    section(&mut out, "network", &network(plan));
+    section(&mut out, "process", &process(plan));
+    section(&mut out, "environment", &plan.environment.iter().map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.show())).collect::<Vec<_>>());
+    section(&mut out, "values", &settings(&job.request.sources));
+    out
+}
+
+/// What a refused run lacks.
+pub fn refusal(job: &Job, refusal: &Refusal) -> String {
+    let mut out = header(job);
+    section(&mut out, "layers", &layers(&refusal.layers));
+    section(&mut out, "values", &settings(&job.request.sources));
+    out
+}
+
+fn header(job: &Job) -> String {
+    format!("{} at level {} ({})\n", job.agent.value.title, job.level.name, job.level.origin)
+}
+
+fn section(out: &mut String, title: &str, lines: &[String]) {
+    let _ = write!(out, "\n{title}\n");
+    for line in lines {
+        let _ = writeln!(out, "  {}", line.trim_end());
+    }
+}
+
+fn layers(layers: &[Planned]) -> Vec<String> {
+    layers
+        .iter()
+        .map(|Planned { layer, decision }| match decision {
+            Decision::Enforce { how } => format!("{layer:<15} enforce  {how}"),
+            Decision::Degrade { why, remedy } => format!("{layer:<15} degrade  {why}; remedy: {remedy}"),
+            Decision::Refuse { why, remedy } => format!("{layer:<15} refuse   {why}; remedy: {remedy}"),
+            Decision::Off { why } => format!("{layer:<15} off      {why}"),
+        })
+        .collect()
+}
+
+/// For each denied class: settings, kernel, both or neither.
+fn classes(classes: &[Denied]) -> Vec<String> {
+    let line = |denied: &Denied| {
+        let by = denied.by();
+        format!("{:<15} {by:<8} {}", denied.class, denied.kernel.unwrap_or_default())
+    };
+    classes.iter().map(line).collect()
+}
+
+impl Denied {
+    /// `settings`, `kernel`, `both` or `neither`.
+    pub fn by(&self) -> &'static str {
+        match (self.settings, self.kernel.is_some()) {
+            (true, true) => "both",
+            (true, false) => "settings",
+            (false, true) => "kernel",
+            (false, false) => "neither",
+        }
+    }
+}
+
+fn files(plan: &Plan) -> Vec<String> {
+    let Some(root) = &plan.root else {
+        return vec!["HOME, TMPDIR and a fresh workspace are directories of the cell, wiped afterwards".into()];
+    };
+    let mut lines = vec![format!("/home/agent, /tmp, /dev/shm and a fresh /work: one tmpfs of {}, gone with the run", root.disk)];
+    let shown = root.shown.iter().map(|shown| match &shown.kind {
+        Kind::Link(target) => format!("{} -> {}", shown.path.display(), target.display()),
+        Kind::Directory | Kind::File => format!("{} read-only", shown.path.display()),
+    });
+    lines.extend(shown);
+    if !root.masked.is_empty() {
+        let names: Vec<&str> = root.masked.iter().map(|(name, _)| name.as_str()).collect();
+        lines.push(format!("/proc of the cell's own, read-only, without {}", names.join(", ")));
+    }
+    lines
+}
+
+fn network(plan: &Plan) -> Vec<String> {
+    let mut lines = vec![match plan.network {
+        NetworkMode::Host => "the host's".to_owned(),
+        NetworkMode::None if plan.namespaces.net => "none but a loopback of the cell's own".into(),
+        NetworkMode::None => "none: no internet socket can be made".into(),
+    }];
+    if let Some(landlock) = &plan.landlock {
+        let ports = |ports: &[u16]| if ports.is_empty() { "none".to_owned() } else { ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ") };
+        lines.extend(landlock.connect.as_ref().map(|list| format!("TCP ports to connect to: {}", ports(list))));
+        lines.extend(landlock.bind.as_ref().map(|list| format!("TCP ports to bind: {}", ports(list))));
+    }
+    if plan.network == NetworkMode::Host && plan.filter.is_some_and(|filter| filter.udp) {
+        lines.push("UDP is open: name resolution needs it".into());
+    }
+    lines
+}
+
+fn process(plan: &Plan) -> Vec<String> {
+    let arguments: Vec<String> = plan.arguments.iter().map(super::Text::show).collect();
+    let identity = match plan.identity {
+        Identity::Caller => "the launcher's".to_owned(),
+        Identity::PerRun(range) => format!("one of {}-{} for this run alone", range.first, range.last),
+        Identity::Owner => "the owner's of the workspace".into(),
+    };
+    let credential = match plan.credential {
+        Credential::None => "none",
+        Credential::Pipe => "a pipe on descriptor 3, empty once read; in no file, argument or variable",
+        Credential::File => "a file of mode 0600 in HOME: descriptors of other processes can be opened here",
+    };
+    vec![
+        format!("program     {}", plan.program.display()),
+        format!("arguments   {}", arguments.join(" ").escape_debug()),
+        format!("UID         {identity}"),
+        format!("credential  {credential}"),
+        format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
+        format!("memory      {}, {} processes", plan.limits.memory, plan.limits.cell_processes),
+    ]
+}
+
+fn settings(settings: &[Setting]) -> Vec<String> {
+    settings.iter().map(|setting| format!("{:<15} {} ({})", setting.name, setting.value.escape_debug(), setting.from.name())).collect()
+}

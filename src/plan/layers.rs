@@ -1,0 +1,216 @@
+//! What becomes of each layer on a host.
+#![forbid(unsafe_code)]
+
+use super::{Namespaces, Planned};
+use crate::cli::Require;
+use crate::host::{Cgroups, Fact, Host, Lack, Maker};
+use crate::layer::{Decision, Layer, Want};
+use crate::policy::agent::AgentSpec;
+use crate::policy::{NetworkMode, Policy};
+use crate::request::{Request, UidRange, Workspace};
+
+/// UIDs for runs where nothing else is said: above what systemd gives to containers, below what it leaves to nobody
+/// (systemd's UIDS-GIDS), so that no account of the host has one.
+pub const UIDS: UidRange = UidRange { first: 1_900_000_000, last: 1_900_065_535 };
+
+/// The same in a user namespace of 65,536 UIDs: between systemd's accounts for humans and for services.
+pub const FEW_UIDS: UidRange = UidRange { first: 60_578, last: 61_183 };
+
+/// The layers in force, and what else follows from them.
+#[derive(Debug, Clone)]
+pub struct On {
+    layers: Vec<Layer>,
+    /// The namespaces are made through a user namespace.
+    pub via_user_namespace: bool,
+    /// UIDs for runs by default.
+    pub uid_range: UidRange,
+}
+
+/// What can be done about a layer, before the policy is asked.
+enum Can {
+    Enforce(String),
+    Lack(Lack),
+    /// It does not apply to this run.
+    Off(String),
+}
+
+/// Decides every layer.
+pub fn decide(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Vec<Planned> {
+    let all = Layer::ALL.into_iter().map(|layer| {
+        let want = want(request, policy, layer);
+        let can = can(layer, request, policy, agent, host, network);
+        Planned { layer, decision: decision(request, layer, want, can) }
+    });
+    all.collect()
+}
+
+fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
+    let by_name = request.require.contains(&Require::Layer(layer));
+    match policy.want(layer) {
+        _ if by_name => Want::Required,
+        Want::Preferred if request.require.contains(&Require::All) => Want::Required,
+        want => want,
+    }
+}
+
+fn decision(request: &Request, layer: Layer, want: Want, can: Can) -> Decision {
+    match (want, can) {
+        (Want::Off, _) => Decision::Off { why: "the policy switches it off".into() },
+        (_, Can::Enforce(how)) => Decision::Enforce { how },
+        (Want::Required, Can::Lack(Lack { why, remedy })) => Decision::Refuse { why, remedy },
+        (Want::Preferred, Can::Lack(Lack { why, remedy })) => Decision::Degrade { why, remedy },
+        (_, Can::Off(why)) if request.require.contains(&Require::Layer(layer)) => {
+            Decision::Refuse { remedy: format!("leave `--require {layer}` out, or change what switches it off"), why }
+        }
+        (_, Can::Off(why)) => Decision::Off { why },
+    }
+}
+
+fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    match layer {
+        Layer::Pid | Layer::Root => cellular(layer, policy, host),
+        Layer::Ipc | Layer::Uts => of(&host.namespaces, |maker| made(*maker)),
+        Layer::Net => net(host, network),
+        Layer::Uid => uid(request, host),
+        Layer::LandlockFs if policy.kernel.nested_namespaces => {
+            Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
+        }
+        Layer::LandlockFs => landlock(host, 1, "files"),
+        Layer::LandlockNet => landlock_net(policy, host, network),
+        Layer::LandlockScope => landlock(host, 6, "signals and abstract sockets"),
+        Layer::Seccomp => of(&host.seccomp, |()| "filter as a tree".into()),
+        Layer::Capabilities => Can::Enforce("every set is empty".into()),
+        Layer::NoNewPrivs => Can::Enforce("set before anything else is given up".into()),
+        Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
+        Layer::Cgroup => of(&host.cgroup, |cgroups| cgroup(cgroups)),
+        Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
+        Layer::Settings => Can::Enforce("read-only to the agent, checked at its start".into()),
+    }
+}
+
+fn of<T>(fact: &Fact<T>, how: impl FnOnce(&T) -> String) -> Can {
+    match fact {
+        Fact::Has(value) => Can::Enforce(how(value)),
+        Fact::Lacks(lack) => Can::Lack(lack.clone()),
+    }
+}
+
+fn made(maker: Maker) -> String {
+    match maker {
+        Maker::Privilege => "without a user namespace".into(),
+        Maker::UserNamespace => "through a user namespace".into(),
+    }
+}
+
+/// A fresh /proc needs a PID namespace of its own and an outer /proc without masks; without it neither a private root
+/// nor a PID namespace is worth having, since agents do not start without /proc/self.
+fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
+    let maker = match &host.namespaces {
+        Fact::Has(maker) => *maker,
+        Fact::Lacks(lack) => return Can::Lack(lack.clone()),
+    };
+    let needs_mounts = layer == Layer::Root || policy.want(Layer::Root) != Want::Off;
+    let needs_proc = policy.want(Layer::Pid) != Want::Off && policy.want(Layer::Root) != Want::Off;
+    let lacks = [(needs_mounts, &host.mounts), (needs_proc, &host.proc)];
+    for (_, fact) in lacks.into_iter().filter(|(needed, _)| *needed) {
+        if let Fact::Lacks(lack) = fact {
+            return Can::Lack(lack.clone());
+        }
+    }
+    Can::Enforce(made(maker))
+}
+
+fn net(host: &Host, network: NetworkMode) -> Can {
+    match network {
+        NetworkMode::Host => Can::Off("the network is the host's (--network none gives the cell its own)".into()),
+        NetworkMode::None => match &host.namespaces {
+            Fact::Lacks(lack) => Can::Lack(lack.clone()),
+            Fact::Has(_) => of(&host.net, |()| "nothing but its own loopback".into()),
+        },
+    }
+}
+
+fn uid(request: &Request, host: &Host) -> Can {
+    if let Fact::Lacks(lack) = &host.uids {
+        return Can::Lack(lack.clone());
+    }
+    let range = request.uid_range.unwrap_or_else(|| default_range(host));
+    if !covers(host, range) {
+        return Can::Lack(Lack::new(
+            format!("this user namespace has no UIDs {}-{}", range.first, range.last),
+            "name a range that it has with --uid-range",
+        ));
+    }
+    match request.workspace {
+        Workspace::Fresh => Can::Enforce(format!("one of {}-{} for this run alone", range.first, range.last)),
+        Workspace::User => Can::Enforce("one for this user alone, the owner's of the workspace".into()),
+        Workspace::Directory(_) => Can::Enforce("the owner's of the workspace".into()),
+    }
+}
+
+fn covers(host: &Host, range: UidRange) -> bool {
+    let covered = |&(first, count): &(u32, u32)| first <= range.first && range.last - first < count;
+    host.uid_map.iter().any(covered)
+}
+
+/// The range where the caller names none.
+pub fn default_range(host: &Host) -> UidRange {
+    if covers(host, UIDS) { UIDS } else { FEW_UIDS }
+}
+
+fn landlock(host: &Host, needed: u32, what: &str) -> Can {
+    match &host.landlock {
+        Fact::Has(abi) if *abi >= needed => Can::Enforce(format!("{what}, ABI {abi}")),
+        Fact::Has(abi) => Can::Lack(Lack::new(
+            format!("Landlock ABI {abi} has no rules for {what}, which came with ABI {needed}"),
+            if needed == 4 { "use a kernel from 6.7 on" } else { "use a kernel from 6.12 on" },
+        )),
+        Fact::Lacks(lack) => Can::Lack(lack.clone()),
+    }
+}
+
+fn landlock_net(policy: &Policy, host: &Host, network: NetworkMode) -> Can {
+    if network == NetworkMode::None && host.namespaces.get().is_ok() && host.net.get().is_ok() && policy.want(Layer::Net) != Want::Off {
+        return Can::Off("the network namespace has nothing to reach".into());
+    }
+    if policy.network.connect.list().is_none() && policy.network.bind.list().is_none() {
+        return Can::Off("the policy allows every port".into());
+    }
+    landlock(host, 4, "TCP ports")
+}
+
+fn cgroup(cgroups: &Cgroups) -> String {
+    match cgroups {
+        Cgroups::V2(_) => "v2: memory, processes, CPU".into(),
+        Cgroups::V1 { memory, pids, cpu } => {
+            let named = [(memory, "memory"), (pids, "processes"), (cpu, "CPU")];
+            let names: Vec<&str> = named.iter().filter(|(path, _)| path.is_some()).map(|(_, name)| *name).collect();
+            format!("v1: {}", names.join(", "))
+        }
+    }
+}
+
+impl On {
+    /// The layers that were decided to be enforced.
+    pub fn new(decided: &[Planned], host: &Host) -> On {
+        let layers = decided.iter().filter(|planned| planned.decision.enforced()).map(|planned| planned.layer);
+        On {
+            layers: layers.collect(),
+            via_user_namespace: host.namespaces.get() == Ok(&Maker::UserNamespace),
+            uid_range: default_range(host),
+        }
+    }
+
+    /// Whether a layer is in force.
+    pub fn has(&self, layer: Layer) -> bool {
+        self.layers.contains(&layer)
+    }
+
+    /// The namespaces that these layers need.
+    pub fn namespaces(&self) -> Namespaces {
+        let [pid, mount, ipc, uts, net] =
+            [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net].map(|layer| self.has(layer));
+        let any = pid || mount || ipc || uts || net;
+        Namespaces { user: any && self.via_user_namespace, pid, mount, ipc, uts, net }
+    }
+}

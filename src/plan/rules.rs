@@ -1,0 +1,184 @@
+//! The rules of the Landlock domain and of the seccomp filter, as data.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::layers::On;
+use crate::host::{Host, Kind};
+use crate::layer::Layer;
+use crate::policy::{NetworkMode, Policy};
+use crate::request::Request;
+
+/// A Landlock domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Landlock {
+    /// The kernel's ABI.
+    pub abi: u32,
+    /// Rules for files; nothing where files are not restricted.
+    pub files: Option<Vec<FileRule>>,
+    /// Only listed programs may be executed.
+    pub few_programs: bool,
+    /// TCP ports that may be connected to; nothing where connecting is not restricted.
+    pub connect: Option<Vec<u16>>,
+    /// TCP ports that may be bound.
+    pub bind: Option<Vec<u16>>,
+    /// Signals and abstract sockets stay in the domain.
+    pub scope: bool,
+}
+
+/// What may be done below a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileRule {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub access: Access,
+}
+
+/// A place in the cell or on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// The agent's HOME.
+    Home,
+    /// Its /tmp.
+    Tmp,
+    /// Its /dev/shm.
+    Shm,
+    /// Its working directory.
+    Work,
+    /// Its settings.
+    Settings,
+    /// /proc/PID of the agent's own process.
+    OwnProc,
+    /// This path, as it is inside the cell.
+    Path(PathBuf),
+}
+
+/// What may be done below a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Read files, list directories.
+    Read,
+    /// Read and execute.
+    Execute,
+    /// Execute this one file, which another rule lets the agent read.
+    Program,
+    /// Everything but executing.
+    Write,
+    /// Everything.
+    All,
+    /// Read, write and ioctl(2) a device.
+    Device,
+}
+
+/// What of the seccomp filter depends on the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Filter {
+    /// ptrace(2) and process_vm_readv(2) are allowed.
+    pub ptrace: bool,
+    /// New namespaces and mounts are allowed.
+    pub namespaces: bool,
+    /// SysV IPC and POSIX queues are allowed: they are the cell's own.
+    pub ipc: bool,
+    /// Internet sockets are allowed.
+    pub inet: bool,
+    /// UDP sockets are allowed.
+    pub udp: bool,
+    /// Scheduling, limits and kill(-1) may name other processes: all of them are the cell's own.
+    pub others: bool,
+}
+
+/// Devices that every program may need. Their nodes are the host's, so nothing else of /dev is shown.
+pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Files of /proc that belong to no process. Without a PID namespace /proc as a whole would show every process.
+const PROC_FILES: [&str; 9] = [
+    "/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat", "/proc/sys/kernel", "/proc/sys/vm",
+    "/proc/uptime", "/proc/version",
+];
+
+/// Files of /etc that name nobody's secret, for hosts without a private root.
+const ETC_FILES: [&str; 9] = [
+    "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/passwd",
+    "/etc/protocols", "/etc/resolv.conf", "/etc/services",
+];
+
+/// The domain, where any of its parts is in force.
+pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On) -> Option<Landlock> {
+    let [files, net, scope] = [Layer::LandlockFs, Layer::LandlockNet, Layer::LandlockScope].map(|layer| on.has(layer));
+    if !(files || net || scope) {
+        return None;
+    }
+    let listed = policy.kernel.execute.list();
+    let connect = policy.network.connect.list().filter(|_| net).map(|ports| {
+        let mut ports = ports.to_vec();
+        ports.extend(request.upstream.as_ref().map(|upstream| upstream.port).filter(|port| !ports.contains(port)));
+        ports
+    });
+    Some(Landlock {
+        abi: host.landlock.get().copied().unwrap_or_default(),
+        files: files.then(|| file_rules(host, on, listed)),
+        few_programs: files && listed.is_some(),
+        connect,
+        bind: policy.network.bind.list().filter(|_| net).map(<[u16]>::to_vec),
+        scope,
+    })
+}
+
+fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> {
+    let few = listed.is_some();
+    let visible = if few { Access::Read } else { Access::Execute };
+    let own = if few { Access::Write } else { Access::All };
+    let rule = |place, access| FileRule { place, access };
+    let at = |path: &str, access| rule(Place::Path(path.into()), access);
+    let mut rules = vec![rule(Place::Home, own), rule(Place::Tmp, own), rule(Place::Work, own)];
+    if on.has(Layer::Root) {
+        // The private root shows what it shows: one rule covers it, also what is mounted below.
+        rules.extend([rule(Place::Shm, own), at("/", visible), at("/dev/pts", Access::Device)]);
+    } else {
+        rules.push(rule(Place::Settings, Access::Read));
+        rules.extend(host_rules(host, visible));
+    }
+    rules.extend(DEVICES.iter().map(|name| at(&format!("/dev/{name}"), Access::Device)));
+    if let Some(listed) = listed {
+        let own = host.programs.all().flat_map(|program| &program.executed).cloned();
+        let mut programs: Vec<PathBuf> = own.chain(listed.iter().map(PathBuf::from)).chain(host.agent_programs.iter().cloned()).collect();
+        programs.sort();
+        programs.dedup();
+        rules.extend(programs.into_iter().map(|path| rule(Place::Path(path), Access::Program)));
+    }
+    rules
+}
+
+/// Without a private root: the same allow-list as the mounts would be, on the host's own paths.
+fn host_rules(host: &Host, visible: Access) -> Vec<FileRule> {
+    let rule = |path: PathBuf, access| FileRule { place: Place::Path(path), access };
+    let directories = host.files.iter().filter(|shown| !matches!(shown.kind, Kind::Link(_)));
+    let mut rules: Vec<FileRule> = directories.map(|shown| rule(shown.path.clone(), visible)).collect();
+    let programs = host.programs.all().flat_map(|program| &program.shown).cloned();
+    rules.extend(programs.map(|path| rule(path, visible)));
+    rules.extend(host.extra.iter().map(|(path, _)| rule(path.clone(), Access::Read)));
+    rules.extend(PROC_FILES.iter().chain(&ETC_FILES).map(|path| rule(PathBuf::from(path), Access::Read)));
+    rules.push(FileRule { place: Place::OwnProc, access: Access::Read });
+    rules
+}
+
+/// The filter, where the layer is in force.
+pub fn filter(policy: &Policy, on: &On, network: NetworkMode) -> Option<Filter> {
+    let own_net = on.has(Layer::Net);
+    on.has(Layer::Seccomp).then_some(Filter {
+        // Without a fence between UIDs of the same number ptrace(2) would reach other cells.
+        ptrace: policy.kernel.ptrace && (on.has(Layer::Pid) || on.has(Layer::Uid) || on.has(Layer::LandlockFs)),
+        namespaces: policy.kernel.nested_namespaces,
+        ipc: on.has(Layer::Ipc),
+        inet: own_net || network == NetworkMode::Host,
+        udp: own_net || (network == NetworkMode::Host && policy.network.udp),
+        others: on.has(Layer::Pid),
+    })
+}
