@@ -1,5 +1,12 @@
 //! Every raw system call and every `unsafe` block of the crate, one kernel concept per file.
 
+pub mod channel;
 pub mod environ;
 pub mod fds;
+pub mod landlock;
+pub mod mounts;
+pub mod net;
+pub mod process;
+pub mod seccomp;
+pub mod tty;
 pub mod vault;

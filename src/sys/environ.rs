@@ -40,3 +40,19 @@ fn value_of<'a>(entry: &'a mut [u8], name: &[u8]) -> Option<&'a mut [u8]> {
     let start = entry.len() - rest;
     Some(&mut entry[start..])
 }
+
+/// Overwrites the whole block. From now on this process has no variables, and whoever may read its /proc/PID/environ
+/// (gVisor lets every process) finds none of the service's.
+pub fn forget() {
+    // SAFETY: as in `take`; the array is emptied afterwards, so nothing reads the overwritten strings as variables.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let length = CStr::from_ptr(*entry).to_bytes().len();
+            std::ptr::write_bytes((*entry).cast::<u8>(), 0, length);
+            entry = entry.add(1);
+        }
+        static mut EMPTY: [*mut libc::c_char; 1] = [std::ptr::null_mut()];
+        environ = (&raw const EMPTY).cast();
+    }
+}

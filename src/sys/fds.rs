@@ -80,3 +80,15 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
         other => other.map(drop),
     }
 }
+
+/// Points 0, 1 and 2 of this process to nothing, so that a pipe of the caller's ends when the agent ends.
+///
+/// # Errors
+/// The errno of open(2) or dup2(2).
+pub fn close_standard() -> Result<(), Errno> {
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    for number in 0..=2 {
+        place(null.try_clone().map_err(|_| Errno::EMFILE)?, number)?;
+    }
+    Ok(())
+}

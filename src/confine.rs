@@ -1,0 +1,306 @@
+//! Putting a plan into force. Only [`Confinement::enter`] makes a [`Confined`], and only [`Confined::exec`] starts the
+//! agent:
+//!
+//! ```compile_fail
+//! fn unconfined(confined: oubliette::confine::Confined) {
+//!     let again = confined.clone();
+//! }
+//! ```
+//!
+//! ```compile_fail
+//! let confined = oubliette::confine::Confined { command: todo!() };
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod capabilities;
+pub mod cgroup;
+pub mod ids;
+pub mod init;
+pub mod landlock;
+pub mod limits;
+pub mod mounts;
+pub mod seccomp;
+pub mod session;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+
+use crate::host::Step;
+use crate::plan::{Namespaces, Plan};
+use crate::sys::channel::Channel;
+use crate::sys::{self, seccomp::Instruction};
+use crate::workspace::Filling;
+use ids::Ids;
+use mounts::Tree;
+use session::{Stdio, Terminal};
+
+/// Places of a cell, as the agent sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// HOME.
+    pub home: PathBuf,
+    /// TMPDIR.
+    pub tmp: PathBuf,
+    /// The working directory.
+    pub work: PathBuf,
+    /// The directory of the settings.
+    pub settings: PathBuf,
+}
+
+impl Places {
+    /// In a cell with a private root.
+    pub fn private() -> Places {
+        Places { home: mounts::HOME.into(), tmp: "/tmp".into(), work: mounts::WORK.into(), settings: mounts::SETTINGS.into() }
+    }
+}
+
+/// What could not be done, on the way from the clone to the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The step that a host may not offer; nothing where the failure says nothing of the host.
+    pub step: Option<Step>,
+    /// What the kernel said.
+    pub errno: Errno,
+    /// Verb and object.
+    pub action: String,
+}
+
+impl Failure {
+    /// A step that a host may not offer.
+    pub fn at(step: Step, errno: Errno, action: &str) -> Failure {
+        Failure { step: Some(step), errno, action: action.to_owned() }
+    }
+
+    /// Anything else.
+    pub fn plain(errno: Errno, action: &str) -> Failure {
+        Failure { step: None, errno, action: action.to_owned() }
+    }
+
+    /// As bytes for the channel to the launcher.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![b'F', self.step.map_or(0, |step| step as u8)];
+        bytes.extend((self.errno as i32).to_le_bytes());
+        bytes.extend(self.action.as_bytes());
+        bytes
+    }
+
+    /// Back from bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Failure> {
+        let (&[b'F', step, a, b, c, d], action) = bytes.split_first_chunk::<6>()? else { return None };
+        Some(Failure {
+            step: Step::from_number(step),
+            errno: Errno::from_raw(i32::from_le_bytes([a, b, c, d])),
+            action: String::from_utf8_lossy(action).into_owned(),
+        })
+    }
+}
+
+/// The agent's command.
+#[derive(Debug)]
+pub struct Command {
+    /// The file to execute.
+    pub program: CString,
+    /// Its arguments, the name first.
+    pub arguments: Vec<CString>,
+    /// Its environment.
+    pub environment: Vec<CString>,
+    /// Its standard streams.
+    pub stdio: Stdio,
+    /// The pipe with its credential, for descriptor [`CREDENTIAL_FD`].
+    pub credential: Option<OwnedFd>,
+    /// Gets the errno when it cannot be executed, and closes when it can.
+    pub exec_failed: OwnedFd,
+}
+
+/// The number under which an agent finds the pipe with its credential.
+pub const CREDENTIAL_FD: i32 = 3;
+
+/// Everything that a child needs to put the plan into force; all that can fail without the kernel is done.
+#[derive(Debug)]
+pub struct Confinement<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Places of the cell.
+    pub places: &'a Places,
+    /// The launcher.
+    pub launcher: Ids,
+    /// The agent.
+    pub agent: Ids,
+    /// The private root, where there is one.
+    pub tree: Option<Tree<'a>>,
+    /// What fills the workspace, where it is on the cell's tmpfs.
+    pub filling: Filling<'a>,
+    /// The tmpfs is read after the run: hand its directory out.
+    pub hand_out: bool,
+    /// The compiled filter.
+    pub filter: Vec<Instruction>,
+    /// The terminal: the agent gets one of its own.
+    pub terminal: bool,
+    /// The child's end of the channel.
+    pub channel: Channel,
+    /// The command.
+    pub command: Command,
+}
+
+/// A process in which the plan is in force. There is no other way to make one than [`Confinement::enter`].
+#[derive(Debug)]
+pub struct Confined {
+    command: Command,
+    terminal: Option<OwnedFd>,
+    channel: Channel,
+    has_init: bool,
+}
+
+/// The flags of clone(2) for a plan.
+pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
+    let wanted = [
+        (namespaces.user, CloneFlags::CLONE_NEWUSER),
+        (namespaces.pid, CloneFlags::CLONE_NEWPID),
+        (namespaces.mount, CloneFlags::CLONE_NEWNS),
+        (namespaces.ipc, CloneFlags::CLONE_NEWIPC),
+        (namespaces.uts, CloneFlags::CLONE_NEWUTS),
+        (namespaces.net, CloneFlags::CLONE_NEWNET),
+    ];
+    wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).collect()
+}
+
+impl Confinement<'_> {
+    /// Puts the plan into force and starts the agent, in a process that was cloned for it. A failure goes to the
+    /// launcher by the channel.
+    pub fn start(self) -> ! {
+        let failures = self.channel.try_clone();
+        match self.enter() {
+            Ok(confined) => confined.exec(),
+            Err(failure) => {
+                if let Ok(channel) = failures {
+                    let _ = channel.send(&failure.to_bytes(), None);
+                }
+                sys::process::exit_now(i32::from(crate::exit::Exit::Refused.status()))
+            }
+        }
+    }
+
+    /// Puts every layer of the plan into force, in the one order that works: what needs a right comes before that
+    /// right is given up.
+    ///
+    /// # Errors
+    /// The layer that could not be put into force. The process must then end: it may be half confined.
+    pub fn enter(self) -> Result<Confined, Failure> {
+        self.bind_to_launcher()?;
+        if self.plan.namespaces.user {
+            ids::map_self(self.launcher).map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
+        }
+        session::lead()?;
+        self.mount()?;
+        self.name_and_network()?;
+        prctl::set_no_new_privs().map_err(|errno| Failure::plain(errno, "set no_new_privs"))?;
+        capabilities::drop_bounding().map_err(|_| Failure::plain(Errno::EPERM, "empty the capability bounding set"))?;
+        if self.agent != self.launcher {
+            ids::become_run(self.agent).map_err(|errno| Failure::plain(errno, "become the run's UID"))?;
+            // Each change of the UID clears it (prctl(2)).
+            self.bind_to_launcher()?;
+        }
+        capabilities::drop_all().map_err(|_| Failure::plain(Errno::EPERM, "give up capabilities"))?;
+        let terminal = self.open_terminal()?;
+        self.wait_for_launcher()?;
+        limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
+        nix::unistd::chdir(&self.places.work).map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
+        if let Some(domain) = &self.plan.landlock {
+            let entered = landlock::enter(domain, self.places);
+            entered.map_err(|(action, errno)| Failure::at(Step::Landlock, errno, &action))?;
+        }
+        if !self.filter.is_empty() {
+            sys::seccomp::load(&self.filter).map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
+        }
+        let has_init = self.plan.namespaces.pid;
+        Ok(Confined { command: self.command, terminal, channel: self.channel, has_init })
+    }
+
+    /// The kernel ends this process when the launcher ends, however that ends.
+    fn bind_to_launcher(&self) -> Result<(), Failure> {
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| Failure::plain(errno, "die with the launcher"))
+    }
+
+    fn mount(&self) -> Result<(), Failure> {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        let Some(tree) = &self.tree else { return Ok(()) };
+        let top = tree.lay_out()?;
+        self.fill(&top)?;
+        if self.hand_out {
+            let sent = self.channel.send(b"D", Some(top.as_fd()));
+            sent.map_err(|errno| Failure::plain(errno, "hand the cell's tmpfs to the launcher"))?;
+        }
+        tree.enter()
+    }
+
+    /// Fills a fresh workspace, and keeps a copy of what it holds at the start.
+    fn fill(&self, top: &OwnedFd) -> Result<(), Failure> {
+        crate::workspace::fill(top.as_fd(), &self.filling).map_err(|why| Failure::plain(Errno::UnknownErrno, &why))
+    }
+
+    fn name_and_network(&self) -> Result<(), Failure> {
+        if self.plan.namespaces.uts {
+            nix::unistd::sethostname("cell").map_err(|errno| Failure::plain(errno, "name the cell"))?;
+        }
+        if self.plan.namespaces.net {
+            sys::net::loopback_up().map_err(|errno| Failure::at(Step::Net, errno, "bring the cell's loopback up"))?;
+        }
+        Ok(())
+    }
+
+    /// After the UID has changed: a terminal of the cell's own belongs to whoever opens it.
+    fn open_terminal(&self) -> Result<Option<OwnedFd>, Failure> {
+        if !self.terminal {
+            return Ok(None);
+        }
+        let Terminal { master, slave } = session::open_terminal()?;
+        let sent = self.channel.send(b"T", Some(master.as_fd()));
+        sent.map_err(|errno| Failure::plain(errno, "hand the terminal to the launcher"))?;
+        Ok(Some(slave))
+    }
+
+    /// The launcher puts this process into its cgroup meanwhile; before that nothing of the agent's may run.
+    fn wait_for_launcher(&self) -> Result<(), Failure> {
+        match self.channel.receive() {
+            Ok(Some(message)) if message.bytes == b"g" => Ok(()),
+            Ok(_) => Err(Failure::plain(Errno::EPIPE, "go on: the launcher is gone")),
+            Err(errno) => Err(Failure::plain(errno, "hear from the launcher")),
+        }
+    }
+}
+
+impl Confined {
+    /// Starts the agent: here, or as the child of this process when it is the first of a PID namespace.
+    pub fn exec(self) -> ! {
+        if self.has_init {
+            init::run(self)
+        } else {
+            self.become_agent()
+        }
+    }
+
+    fn become_agent(self) -> ! {
+        let Command { program, arguments, environment, stdio, credential, exec_failed } = self.command;
+        let errno = match session::attach(stdio, self.terminal, credential, &exec_failed) {
+            Ok(()) => sys::process::exec(&program, &arguments, &environment),
+            Err(errno) => errno,
+        };
+        let _ = nix::unistd::write(&exec_failed, &(errno as i32).to_le_bytes());
+        sys::process::exit_now(i32::from(crate::exit::Exit::CannotExecute.status()))
+    }
+}
+
+/// What a template's places stand for.
+pub fn expand(text: &str, places: &Places) -> String {
+    let show = |path: &Path| path.to_string_lossy().into_owned();
+    text.replace("{home}", &show(&places.home))
+        .replace("{tmp}", &show(&places.tmp))
+        .replace("{work}", &show(&places.work))
+        .replace("{settings}", &show(&places.settings))
+}

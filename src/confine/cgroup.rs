@@ -1,0 +1,175 @@
+//! The control group: memory, processes and CPU of the whole cell.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{AccessFlags, Pid, access};
+
+use super::Failure;
+use crate::host::{Cgroups, Fact, Lack, Step};
+use crate::plan::Limits;
+
+/// Where control groups are mounted (file-hierarchy(7)).
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The period of CPU shares, in microseconds (cgroups(7), the kernel's default).
+const PERIOD: u64 = 100_000;
+
+/// One control group, in one or several hierarchies. Removed when dropped.
+#[derive(Debug)]
+pub struct Cgroup {
+    directories: Vec<PathBuf>,
+}
+
+/// Finds where this process may make control groups. Reads and asks; makes nothing.
+pub fn find(uid: u32) -> Fact<Cgroups> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let unified = own.lines().find_map(|line| line.strip_prefix("0::"));
+    if let Some(found) = unified.and_then(find_v2) {
+        return Fact::Has(Cgroups::V2(found));
+    }
+    let at = |controller| find_v1(&own, controller);
+    match (at("memory"), at("pids"), at("cpu")) {
+        (None, None, None) => Fact::Lacks(Lack::new(
+            if uid == 0 { "no cgroup file system can be written" } else { "no cgroup is delegated to this user" },
+            "mount it writable, run as root, or delegate one (systemd: Delegate=memory pids cpu)",
+        )),
+        (memory, pids, cpu) => Fact::Has(Cgroups::V1 { memory, pids, cpu }),
+    }
+}
+
+/// The nearest group above this process whose children may have limits.
+fn find_v2(own: &str) -> Option<PathBuf> {
+    let root = Path::new(MOUNT);
+    let start = root.join(own.trim_start_matches('/'));
+    start.ancestors().take_while(|path| path.starts_with(root)).map(Path::to_owned).find(|path| {
+        let enabled = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
+        ["memory", "pids"].iter().all(|name| enabled.split_ascii_whitespace().any(|word| word == *name)) && writable(path)
+    })
+}
+
+fn find_v1(own: &str, controller: &str) -> Option<PathBuf> {
+    let path = own.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        fields.next()?.split(',').any(|name| name == controller).then(|| fields.next())?
+    })?;
+    let directory = Path::new(MOUNT).join(controller).join(path.trim_start_matches('/'));
+    writable(&directory).then_some(directory)
+}
+
+fn writable(directory: &Path) -> bool {
+    access(directory, AccessFlags::W_OK).is_ok()
+}
+
+impl Cgroup {
+    /// Makes the group and sets its limits.
+    ///
+    /// # Errors
+    /// The file that could not be written; nothing is left.
+    pub fn create(cgroups: &Cgroups, cell: &str, limits: &Limits) -> Result<Cgroup, Failure> {
+        let name = format!("oubliette-{cell}");
+        let quota = u64::from(limits.cpu_percent) * PERIOD / 100;
+        let mut group = Cgroup { directories: Vec::new() };
+        match cgroups {
+            Cgroups::V2(parent) => {
+                let directory = group.make(parent, &name)?;
+                write(&directory, "memory.max", &limits.memory.0.to_string())?;
+                write(&directory, "pids.max", &limits.cell_processes.to_string())?;
+                // The cpu controller may be missing where memory and pids are delegated.
+                let _ = write(&directory, "cpu.max", &format!("{quota} {PERIOD}"));
+                let _ = write(&directory, "memory.oom.group", "1");
+            }
+            Cgroups::V1 { memory, pids, cpu } => {
+                let settings = [
+                    (memory, "memory.limit_in_bytes", limits.memory.0.to_string()),
+                    (pids, "pids.max", limits.cell_processes.to_string()),
+                    (cpu, "cpu.cfs_quota_us", quota.to_string()),
+                ];
+                for (parent, file, value) in settings {
+                    if let Some(parent) = parent {
+                        let directory = group.make(parent, &name)?;
+                        write(&directory, file, &value)?;
+                    }
+                }
+            }
+        }
+        Ok(group)
+    }
+
+    /// The directories that [`Cgroup::create`] would make: `sweep` removes them after a crash.
+    pub fn planned(cgroups: &Cgroups, cell: &str) -> Vec<PathBuf> {
+        let parents = match cgroups {
+            Cgroups::V2(parent) => vec![Some(parent)],
+            Cgroups::V1 { memory, pids, cpu } => vec![memory.as_ref(), pids.as_ref(), cpu.as_ref()],
+        };
+        parents.into_iter().flatten().map(|parent| parent.join(format!("oubliette-{cell}"))).collect()
+    }
+
+    fn make(&mut self, parent: &Path, name: &str) -> Result<PathBuf, Failure> {
+        let directory = parent.join(name);
+        fs::create_dir(&directory).map_err(|error| failure(&error, &format!("make cgroup {}", directory.display())))?;
+        self.directories.push(directory.clone());
+        Ok(directory)
+    }
+
+    /// Puts a process into it.
+    ///
+    /// # Errors
+    /// The group that did not take it.
+    pub fn attach(&self, process: Pid) -> Result<(), Failure> {
+        self.directories.iter().try_for_each(|directory| write(directory, "cgroup.procs", &process.to_string()))
+    }
+
+    /// The most memory that the cell had at once, in bytes.
+    pub fn peak(&self) -> Option<u64> {
+        let files = ["memory.peak", "memory.max_usage_in_bytes"];
+        let mut found = self.directories.iter().flat_map(|directory| files.map(|file| directory.join(file)));
+        found.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            remove(directory);
+        }
+    }
+}
+
+/// Kills what is in a group and removes it. Gives whether it is gone.
+pub fn remove(directory: &Path) -> bool {
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        match fs::remove_dir(directory) {
+            Ok(()) => return true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return true,
+            Err(_) if Instant::now() > until => return false,
+            Err(_) => kill_all(directory),
+        }
+        // A process that has just died still counts for a moment.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn kill_all(directory: &Path) {
+    if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for process in members.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 1) {
+        let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+    }
+}
+
+fn write(directory: &Path, file: &str, text: &str) -> Result<(), Failure> {
+    let path = directory.join(file);
+    fs::write(&path, text).map_err(|error| failure(&error, &format!("write {text} to {}", path.display())))
+}
+
+fn failure(error: &std::io::Error, action: &str) -> Failure {
+    Failure::at(Step::Cgroup, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), action)
+}

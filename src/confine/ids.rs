@@ -1,0 +1,47 @@
+//! UIDs, GIDs and the maps of a user namespace.
+#![forbid(unsafe_code)]
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+/// A UID and the GID of the same rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// The UID.
+    pub uid: Uid,
+    /// The GID.
+    pub gid: Gid,
+}
+
+/// Maps the caller's UID and GID to themselves in the user namespace that this process has just entered. To
+/// themselves and not to 0: no capability then survives exec(2).
+///
+/// # Errors
+/// The errno of writing the map.
+pub fn map_self(ids: Ids) -> Result<(), Errno> {
+    // A process that is not dumpable does not own its files in /proc and could not write its own map. There is no
+    // secret in this process: the memory that holds it is not copied by fork.
+    prctl::set_dumpable(true)?;
+    let written = write("setgroups", "deny")
+        .and_then(|()| write("uid_map", &format!("{0} {0} 1", ids.uid)))
+        .and_then(|()| write("gid_map", &format!("{0} {0} 1", ids.gid)));
+    prctl::set_dumpable(false)?;
+    written
+}
+
+fn write(name: &str, text: &str) -> Result<(), Errno> {
+    let path = format!("/proc/self/{name}");
+    std::fs::write(path, text).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// Becomes the run's UID for good, without a supplementary group.
+///
+/// # Errors
+/// The errno of the call that failed; afterwards the process must not go on.
+pub fn become_run(ids: Ids) -> Result<(), Errno> {
+    // Groups first: afterwards the right to change them is gone (setresuid(2)).
+    setgroups(&[])?;
+    setresgid(ids.gid, ids.gid, ids.gid)?;
+    setresuid(ids.uid, ids.uid, ids.uid)
+}

@@ -1,0 +1,98 @@
+//! The first process of a PID namespace. It starts the agent, reaps what the agent leaves, passes the launcher's
+//! signals on, and ends with either of them; with it the kernel ends everything in the namespace.
+//!
+//! It runs under every layer that the agent runs under, so that becoming it gains nothing. SIGKILL and SIGSTOP from
+//! inside do not reach it (pid_namespaces(7)).
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::Confined;
+use crate::sys::channel::Channel;
+use crate::sys::process::{Fork, exit_now, fork_into};
+
+/// Starts the agent and stays until it ends.
+pub fn run(confined: Confined) -> ! {
+    let agent = match fork_into(CloneFlags::empty()) {
+        Ok(Fork::Child) => start(confined),
+        Ok(Fork::Parent(agent)) => agent,
+        Err(errno) => {
+            let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
+            exit_now(125);
+        }
+    };
+    // The agent's copies are the agent's; ours would keep its pipes open.
+    let Confined { command, terminal, channel, .. } = confined;
+    drop((command, terminal));
+    let _ = crate::sys::fds::close_standard();
+    let status = watch(agent, &channel);
+    let _ = channel.send(&[b'X', status.0, status.1], None);
+    exit_now(0)
+}
+
+fn start(confined: Confined) -> ! {
+    let _ = nix::unistd::setsid();
+    confined.become_agent()
+}
+
+/// How the agent ended: exited with a status (0), or by a signal (1).
+type Ended = (u8, u8);
+
+fn watch(agent: Pid, channel: &Channel) -> Ended {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    let Ok(children) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else { return (0, 125) };
+    loop {
+        if let Some(ended) = reap(agent, channel) {
+            return ended;
+        }
+        let mut fds = [PollFd::new(children.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return (0, 125),
+        }
+        let heard = fds[1].revents().is_some_and(|events| !events.is_empty());
+        while matches!(children.read_signal(), Ok(Some(_))) {}
+        if heard {
+            listen(agent, channel);
+        }
+    }
+}
+
+/// One message of the launcher's: a signal to pass on. When the launcher is gone, so is this namespace.
+fn listen(agent: Pid, channel: &Channel) {
+    match channel.receive() {
+        Ok(Some(message)) => {
+            if let [b'k', number] = message.bytes[..] {
+                if let Ok(signal) = Signal::try_from(i32::from(number)) {
+                    // Its whole group: a shell's children get a Ctrl-C, too.
+                    let _ = killpg(agent, signal).or_else(|_| kill(agent, signal));
+                }
+            }
+        }
+        _ => exit_now(125),
+    }
+}
+
+fn reap(agent: Pid, channel: &Channel) -> Option<Ended> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Some((0, code as u8)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => return Some((1, signal as u8)),
+            Ok(WaitStatus::Stopped(pid, signal)) if pid == agent => {
+                let _ = channel.send(&[b'S', signal as u8], None);
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return Some((0, 125)),
+        }
+    }
+}

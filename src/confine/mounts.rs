@@ -1,0 +1,291 @@
+//! The private root: an allow-list of read-only mounts, and HOME, /tmp, /dev/shm and the workspace on one tmpfs of a
+//! limited size that dies with the mount namespace.
+#![forbid(unsafe_code)]
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{chdir, chown, pivot_root};
+
+use super::Failure;
+use super::ids::Ids;
+use crate::host::{Kind, Shown, Step};
+use crate::plan::Root;
+use crate::plan::rules::DEVICES;
+use crate::sys;
+
+/// HOME of every agent that has a private root.
+pub const HOME: &str = "/home/agent";
+/// Its working directory.
+pub const WORK: &str = "/work";
+/// Its settings.
+pub const SETTINGS: &str = "/etc/oubliette";
+
+/// Places on the tmpfs that the agent may write to, and the directory of the tmpfs behind each.
+const WRITABLE: [(&str, &str); 4] = [(HOME, "home"), ("/tmp", "tmp"), (WORK, "work"), ("/dev/shm", "shm")];
+
+/// A file that the launcher puts into a cell.
+#[derive(Debug, Clone)]
+pub struct CellFile {
+    /// Where, as the agent sees it.
+    pub path: PathBuf,
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// Its mode.
+    pub mode: u32,
+    /// It belongs to the agent; else to the launcher.
+    pub to_agent: bool,
+}
+
+/// A directory that was checked, known again by its device and inode: its name may by now stand for another.
+#[derive(Debug)]
+pub struct CheckedDirectory {
+    /// Its name.
+    pub path: PathBuf,
+    /// The checked directory itself.
+    pub fd: OwnedFd,
+}
+
+/// What the root is made of.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    /// From the plan.
+    pub root: &'a Root,
+    /// An empty directory of the launcher's, over which the tmpfs is mounted.
+    pub at: &'a Path,
+    /// Files of the launcher's.
+    pub files: &'a [CellFile],
+    /// The caller's workspace; else it is a fresh one on the tmpfs.
+    pub workspace: Option<&'a CheckedDirectory>,
+    /// The agent.
+    pub agent: Ids,
+    /// The launcher.
+    pub launcher: Ids,
+}
+
+type Done<T = ()> = Result<T, Failure>;
+
+impl Tree<'_> {
+    /// Mounts the tmpfs and lays out what will be the root; gives the directory of the tmpfs.
+    ///
+    /// # Errors
+    /// The mount or file that could not be made.
+    pub fn lay_out(&self) -> Done<OwnedFd> {
+        let private = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
+        private.map_err(|errno| failure(errno, "stop mounts from spreading to the host"))?;
+        let options = format!("mode=0700,size={},nr_inodes={}", self.root.disk.0, self.root.files);
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), self.at, Some("tmpfs"), flags, Some(options.as_str()))
+            .map_err(|errno| failure(errno, "mount the cell's tmpfs"))?;
+        chdir(self.at).map_err(|errno| failure(errno, "enter the cell's tmpfs"))?;
+        for name in ["root", "home", "tmp", "work", "shm", "base"] {
+            let mode = if name == "root" { 0o755 } else { 0o700 };
+            DirBuilder::new().mode(mode).create(name).map_err(|error| failed(&error, &format!("make {name}")))?;
+        }
+        self.make_mount_points()?;
+        self.write_files()?;
+        if self.agent != self.launcher {
+            for (_, name) in WRITABLE {
+                let owned = chown(name, Some(self.agent.uid), Some(self.agent.gid));
+                owned.map_err(|errno| failure(errno, &format!("give {name} to the agent")))?;
+            }
+        }
+        let top = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(".");
+        top.map(OwnedFd::from).map_err(|error| failed(&error, "open the cell's tmpfs"))
+    }
+
+    /// Mounts everything over the laid-out root and makes it the root.
+    ///
+    /// # Errors
+    /// The mount that could not be made.
+    pub fn enter(&self) -> Done {
+        bind("root", "root")?;
+        read_only("root")?;
+        chdir("root").map_err(|errno| failure(errno, "enter the new root"))?;
+        for (place, name) in WRITABLE {
+            match self.workspace.filter(|_| place == WORK) {
+                None => bind(&format!("../{name}"), inside(Path::new(place)))?,
+                Some(directory) => bind_checked(directory, inside(Path::new(place)))?,
+            }
+        }
+        for Shown { path, kind } in &self.root.shown {
+            if !matches!(kind, Kind::Link(_)) {
+                bind(path, inside(path))?;
+                read_only(inside(path))?;
+            }
+        }
+        self.devices()?;
+        self.proc()?;
+        pivot_root(".", ".").map_err(|errno| failure(errno, "make it the root"))?;
+        umount2(".", MntFlags::MNT_DETACH).map_err(|errno| failure(errno, "leave the old root"))?;
+        chdir("/").map_err(|errno| failure(errno, "enter the new root"))
+    }
+
+    fn make_mount_points(&self) -> Done {
+        for place in ["/dev/pts", "/dev/shm", "/proc", "/sys", "/run", "/var", "/root", HOME, "/tmp", WORK, SETTINGS] {
+            directory(&behind(Path::new(place)))?;
+        }
+        for (link, target) in [
+            ("dev/fd", "/proc/self/fd"),
+            ("dev/stdin", "/proc/self/fd/0"),
+            ("dev/stdout", "/proc/self/fd/1"),
+            ("dev/stderr", "/proc/self/fd/2"),
+            ("dev/ptmx", "pts/ptmx"),
+            ("var/tmp", "../tmp"),
+        ] {
+            symlink(target, Path::new("root").join(link)).map_err(|error| failed(&error, &format!("link {link}")))?;
+        }
+        for device in DEVICES {
+            file(&Path::new("root/dev").join(device))?;
+        }
+        for Shown { path, kind } in &self.root.shown {
+            let point = behind(path);
+            match kind {
+                Kind::Directory => directory(&point)?,
+                Kind::File => file(&point)?,
+                Kind::Link(target) => link(target, &point)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_files(&self) -> Done {
+        for CellFile { path, bytes, mode, to_agent } in self.files {
+            let place = behind(path);
+            parent(&place)?;
+            let object = || format!("write {}", path.display());
+            let mut options = OpenOptions::new();
+            let open = options.write(true).create_new(true).mode(*mode).custom_flags(libc::O_NOFOLLOW).open(&place);
+            let mut file = open.map_err(|error| failed(&error, &object()))?;
+            file.write_all(bytes).map_err(|error| failed(&error, &object()))?;
+            if *to_agent && self.agent != self.launcher {
+                self.give_up_to_home(&place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file in HOME and the directories down to it are the agent's.
+    fn give_up_to_home(&self, place: &Path) -> Done {
+        let ours = place.ancestors().take_while(|path| path.components().count() > 1);
+        for path in ours {
+            let owned = chown(path, Some(self.agent.uid), Some(self.agent.gid));
+            owned.map_err(|errno| failure(errno, &format!("give {} to the agent", path.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Nodes of the host's, one by one: a bind of /dev would show every disk.
+    fn devices(&self) -> Done {
+        for device in DEVICES {
+            bind(&Path::new("/dev").join(device), &Path::new("dev").join(device))?;
+        }
+        // Terminals of the cell's own: those of the host's /dev/pts are other people's.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        let options = Some("newinstance,ptmxmode=0666,mode=0620");
+        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, options).map_err(|errno| failure(errno, "mount /dev/pts"))
+    }
+
+    fn proc(&self) -> Done {
+        if !self.root.fresh_proc {
+            bind("/proc", "proc")?;
+            return read_only("proc");
+        }
+        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        // Read-only covers what OCI runtimes cover one by one: /proc/sys, irq, bus, fs, sysrq-trigger.
+        flags.set(MsFlags::MS_RDONLY, !self.root.writable_proc);
+        mount(Some("proc"), "proc", Some("proc"), flags, None::<&str>)
+            .map_err(|errno| Failure::at(Step::Proc, errno, "mount /proc"))?;
+        for (name, kind) in &self.root.masked {
+            // /sys of the new root is an empty read-only directory.
+            let cover = if *kind == Kind::Directory { "sys" } else { "dev/null" };
+            bind(cover, &Path::new("proc").join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// A path of the cell, relative to its root.
+fn inside(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+/// Where on the tmpfs a path of the cell is.
+fn behind(path: &Path) -> PathBuf {
+    for (place, name) in WRITABLE {
+        if let Ok(rest) = path.strip_prefix(place) {
+            if !rest.as_os_str().is_empty() {
+                return Path::new(name).join(rest);
+            }
+        }
+    }
+    Path::new("root").join(inside(path))
+}
+
+fn directory(path: &Path) -> Done {
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| failed(&error, &format!("make {}", path.display())))
+}
+
+fn parent(path: &Path) -> Done {
+    path.parent().map_or(Ok(()), directory)
+}
+
+fn file(path: &Path) -> Done {
+    parent(path)?;
+    File::options().write(true).create(true).truncate(false).mode(0o444).open(path).map(drop).map_err(|error| failed(&error, &format!("make {}", path.display())))
+}
+
+fn link(target: &Path, path: &Path) -> Done {
+    parent(path)?;
+    match symlink(target, path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(&error, &format!("link {}", path.display()))),
+        _ => Ok(()),
+    }
+}
+
+/// Recursive, because a user namespace may not tear a mount off what is mounted below it (mount_namespaces(7)).
+fn bind(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Done {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(from), to, None::<&str>, flags, None::<&str>).map_err(|errno| failure(errno, &format!("show {}", from.display())))
+}
+
+fn read_only(path: impl AsRef<Path>) -> Done {
+    restrict(path.as_ref(), true)
+}
+
+fn restrict(path: &Path, read_only: bool) -> Done {
+    let object = || format!("restrict {}", path.display());
+    let options = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path);
+    let fd = options.map_err(|error| failed(&error, &object()))?;
+    sys::mounts::restrict_tree(fd.as_fd(), read_only, false).map_err(|errno| failure(errno, &object()))
+}
+
+/// Binds the directory that was checked, or nothing: whoever owns a parent of it could put another into its place.
+fn bind_checked(directory: &CheckedDirectory, to: &Path) -> Done {
+    let object = || format!("show workspace {}", directory.path.display());
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(&directory.path);
+    let here = opened.map_err(|error| failed(&error, &object()))?;
+    let meta = here.metadata().map_err(|error| failed(&error, &object()))?;
+    let checked = nix::sys::stat::fstat(&directory.fd).map_err(|errno| failure(errno, &object()))?;
+    if (meta.dev(), meta.ino()) != (checked.st_dev, checked.st_ino) {
+        return Err(failure(Errno::ESTALE, &object()));
+    }
+    bind(format!("/proc/self/fd/{}", here.as_raw_fd()), to)?;
+    restrict(to, false)
+}
+
+fn failure(errno: Errno, action: &str) -> Failure {
+    Failure::at(Step::Mount, errno, action)
+}
+
+fn failed(error: &std::io::Error, action: &str) -> Failure {
+    // A full tmpfs or a missing file says nothing of the host.
+    Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), action)
+}
