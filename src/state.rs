@@ -1,0 +1,175 @@
+//! The state directory: where cells and leases live while they run.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::unistd::geteuid;
+
+use crate::error::{Error, Result};
+
+/// The state directory.
+#[derive(Debug)]
+pub struct State {
+    /// Its path.
+    pub path: PathBuf,
+    /// The directory of the cells, open.
+    pub cells: OwnedFd,
+    dir: OwnedFd,
+    named: bool,
+}
+
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+impl State {
+    /// Opens the state directory, and makes it where it is not there.
+    ///
+    /// # Errors
+    /// The named one cannot be made, or is not this user's alone; without a name, no place does.
+    pub fn open(named: Option<&Path>) -> Result<State> {
+        if let Some(path) = named {
+            let path = std::path::absolute(path).map_err(|error| Error::new("find the state directory", error))?;
+            return State::at(path, true);
+        }
+        let mut first = None;
+        for path in defaults() {
+            match State::at(path, false) {
+                Ok(state) => return Ok(state),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        if let Some(state) = stepped_round() {
+            return Ok(state);
+        }
+        Err(first.unwrap_or_else(|| Error::new("find a state directory", "there is no place for one"))
+            .hint("name a directory of this user's own with --state-dir"))
+    }
+
+    fn at(path: PathBuf, named: bool) -> Result<State> {
+        let object = format!("use state directory {}", path.display());
+        let hint = "name a directory of this user's own, on a disk that is neither full nor read-only, with --state-dir";
+        let failed = |errno: Errno| Error::new(&*object, errno).hint(hint);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Error::new(&*object, "it is no directory of its own").hint(hint));
+        };
+        let parent = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+        let dir = own_directory(parent.as_fd(), name).map_err(|refused| match refused {
+            NotOurs::Errno(errno) => failed(errno),
+            NotOurs::Foreign(why) => Error::new(&*object, why).hint(hint),
+        })?;
+        let cells = own_directory(dir.as_fd(), OsStr::new("cells")).map_err(|refused| match refused {
+            NotOurs::Errno(errno) => failed(errno),
+            NotOurs::Foreign(why) => Error::new(&*object, format!("cells: {why}")).hint(hint),
+        })?;
+        Ok(State { path, cells, dir, named })
+    }
+
+    /// The path of a cell.
+    pub fn cell_path(&self, id: &str) -> PathBuf {
+        self.path.join("cells").join(id)
+    }
+
+    /// The directory of the UID leases. Always that of the default state directory: a UID belongs to the whole host,
+    /// and two launchers with state directories of their own must not lend the same one.
+    ///
+    /// # Errors
+    /// As for [`State::open`].
+    pub fn leases(&self) -> Result<OwnedFd> {
+        let default = if self.named { Some(State::open(None)?) } else { None };
+        let dir = default.as_ref().map_or(self.dir.as_fd(), |state| state.dir.as_fd());
+        own_directory(dir, OsStr::new("uids")).map_err(|refused| {
+            let cause = match refused {
+                NotOurs::Errno(errno) => errno.desc().to_owned(),
+                NotOurs::Foreign(why) => why,
+            };
+            Error::new("open the UID leases", cause).hint("make the default state directory writable for root")
+        })
+    }
+
+    /// Where things that outlive a run are kept: user workspaces and the key for their names.
+    ///
+    /// # Errors
+    /// It cannot be made, or is not this user's alone.
+    pub fn persistent(&self) -> Result<State> {
+        if self.named {
+            return State::at(self.path.join("kept"), true);
+        }
+        if geteuid().is_root() {
+            return State::at("/var/lib/oubliette".into(), false);
+        }
+        let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".local/state")));
+        let Some(base) = base else {
+            return Err(Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
+                .hint("name one with --state-dir"));
+        };
+        let _ = std::fs::create_dir_all(&base);
+        State::at(base.join("oubliette"), false)
+    }
+}
+
+enum NotOurs {
+    Errno(Errno),
+    Foreign(String),
+}
+
+/// Opens or makes a directory that is this user's and that nobody else can write. A name that somebody else took
+/// first (in /tmp) is never used.
+fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, NotOurs> {
+    let opened = match openat(parent, name, DIRECTORY, Mode::empty()) {
+        Err(Errno::ENOENT) => {
+            match mkdirat(parent, name, Mode::from_bits_truncate(0o711)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(NotOurs::Errno(errno)),
+            }
+            openat(parent, name, DIRECTORY, Mode::empty())
+        }
+        other => other,
+    };
+    let dir = opened.map_err(|errno| match errno {
+        Errno::ELOOP | Errno::ENOTDIR => NotOurs::Foreign("it is a link or a file".into()),
+        errno => NotOurs::Errno(errno),
+    })?;
+    let stat = fstat(&dir).map_err(NotOurs::Errno)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(NotOurs::Foreign(format!("it belongs to uid {}", stat.st_uid)));
+    }
+    if stat.st_mode & 0o7777 != 0o711 {
+        // Nobody lists it, and a run's UID gets through: cells have unguessable names.
+        fchmod(&dir, Mode::from_bits_truncate(0o711)).map_err(NotOurs::Errno)?;
+    }
+    Ok(dir)
+}
+
+fn defaults() -> Vec<PathBuf> {
+    let uid = geteuid();
+    let mut places = Vec::new();
+    if uid.is_root() {
+        places.push(PathBuf::from("/run/oubliette"));
+    } else if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        places.push(runtime.join("oubliette"));
+    }
+    places.extend(["/var/tmp", "/tmp"].map(|place| Path::new(place).join(format!("oubliette-{uid}"))));
+    places
+}
+
+/// Where somebody else has taken every usual name first: another name, found again by its owner.
+fn stepped_round() -> Option<State> {
+    let start = format!("oubliette-{}.", geteuid());
+    for place in ["/var/tmp", "/tmp"] {
+        let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&start));
+        if let Some(state) = ours.filter_map(|entry| State::at(entry.path(), false).ok()).next() {
+            return Some(state);
+        }
+        let fresh = Path::new(place).join(format!("{start}{:016x}", rand::random::<u64>()));
+        if let Ok(state) = State::at(fresh, false) {
+            return Some(state);
+        }
+    }
+    None
+}

@@ -1,0 +1,316 @@
+//! Workspaces: fresh, one per user, or a directory of the caller's; what fills them, and what leaves them.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, Mac};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
+use sha2::Sha256;
+
+use crate::confine::ids::Ids;
+use crate::confine::mounts::CheckedDirectory;
+use crate::copy::copy_tree;
+use crate::error::{Error, Result};
+use crate::export::{to_directory, to_tar};
+use crate::policy::Limits;
+use crate::request::{Export, Request, UidRange, Workspace};
+use crate::state::State;
+use crate::tree::Bounds;
+use crate::user::UserId;
+
+/// A workspace that is not a fresh one: checked, and held by this run alone.
+#[derive(Debug)]
+pub struct Kept {
+    /// The directory.
+    pub directory: CheckedDirectory,
+    /// Its owner, whose UID the agent gets where it gets one.
+    pub owner: Ids,
+    /// The UID belongs to this workspace and to nobody else.
+    pub bound: bool,
+    _lock: Flock<OwnedFd>,
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Opens the workspace that the caller asks for; nothing for a fresh one.
+///
+/// # Errors
+/// A link, no directory, somebody else's, writable by everybody, or held by another run.
+pub fn open(request: &Request, state: &State, range: UidRange, switch: bool) -> Result<Option<Kept>> {
+    match &request.workspace {
+        Workspace::Fresh => Ok(None),
+        Workspace::Directory(path) => open_directory(path, state, switch).map(Some),
+        Workspace::User => open_user(&request.user, state, range, switch).map(Some),
+    }
+}
+
+fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
+    let object = format!("use workspace {}", path.display());
+    let refuse = |cause: String, hint: &str| Err(Error::new(&*object, cause).hint(hint));
+    let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path);
+    let dir = match opened {
+        Ok(dir) => dir,
+        Err(error) if path.is_symlink() => return refuse(format!("it is a link ({error})"), "name the directory itself"),
+        Err(error) => return Err(Error::new(&*object, error).hint("name a directory that exists and that this user may enter")),
+    };
+    let meta = dir.metadata().map_err(|error| Error::new(&*object, error))?;
+    let me = nix::unistd::geteuid().as_raw();
+    if me != 0 && meta.uid() != me {
+        return refuse(format!("it belongs to uid {}", meta.uid()), "name a directory of your own");
+    }
+    if switch && meta.uid() == 0 {
+        return refuse("it belongs to root, and no agent runs as root".into(), "chown it to a UID of its own");
+    }
+    if meta.mode() & 0o002 != 0 {
+        return refuse(format!("everybody can write it (mode {:04o})", meta.mode() & 0o7777), "chmod o-w it");
+    }
+    let home = std::env::home_dir();
+    let real = path.canonicalize().map_err(|error| Error::new(&*object, error))?;
+    if state.path.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
+        return refuse("it holds a HOME or the state directory".into(), "name the directory of the project alone");
+    }
+    let owner = Ids { uid: Uid::from_raw(meta.uid()), gid: Gid::from_raw(meta.gid()) };
+    Ok(Kept { owner, bound: false, _lock: lock(&dir, &object)?, directory: CheckedDirectory { path: real, fd: dir.into() } })
+}
+
+/// P3: while one run holds a workspace no other does.
+fn lock(dir: &File, object: &str) -> Result<Flock<OwnedFd>> {
+    let copy = dir.try_clone().map_err(|error| Error::new(object, error))?;
+    Flock::lock(OwnedFd::from(copy), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Error::new(object, "another run holds it").hint("wait for that run to end, or name another directory"),
+        errno => Error::new(object, errno),
+    })
+}
+
+/// The kept workspace of a user. Its name is a keyed hash of the user id: nobody guesses it, and no id is a path.
+fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Result<Kept> {
+    let kept = state.persistent()?;
+    let failed = |errno: Errno| Error::new("open the user's workspace", errno).hint("make the persistent state directory writable");
+    let name = hashed(user, &key(kept.cells.as_fd()).map_err(failed)?);
+    let path = kept.path.join("cells").join(&name);
+    let dir = match openat(&kept.cells, name.as_str(), DIRECTORY, Mode::empty()) {
+        Err(Errno::ENOENT) => make_user(&kept, &name, range, switch).map_err(failed)?,
+        other => other.map_err(failed)?,
+    };
+    let stat = fstat(&dir).map_err(failed)?;
+    let owner = Ids { uid: Uid::from_raw(stat.st_uid), gid: Gid::from_raw(stat.st_gid) };
+    let dir = File::from(dir);
+    Ok(Kept { owner, bound: switch, _lock: lock(&dir, "use the user's workspace")?, directory: CheckedDirectory { path, fd: dir.into() } })
+}
+
+/// Made under another name, given to its UID, then renamed: a workspace is never there without its owner.
+fn make_user(kept: &State, name: &str, range: UidRange, switch: bool) -> Result<OwnedFd, Errno> {
+    let guard = openat(&kept.cells, ".", DIRECTORY, Mode::empty())?;
+    let _one_at_a_time = Flock::lock(guard, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    if let Ok(dir) = openat(&kept.cells, name, DIRECTORY, Mode::empty()) {
+        return Ok(dir);
+    }
+    let draft = format!(".draft-{:016x}", rand::random::<u64>());
+    mkdirat(&kept.cells, draft.as_str(), Mode::S_IRWXU)?;
+    let made = (|| {
+        if switch {
+            let uid = free_uid(kept, range)?;
+            fchownat(&kept.cells, draft.as_str(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        nix::fcntl::renameat(&kept.cells, draft.as_str(), &kept.cells, name)?;
+        openat(&kept.cells, name, DIRECTORY, Mode::empty())
+    })();
+    if made.is_err() {
+        let _ = unlinkat(&kept.cells, draft.as_str(), UnlinkatFlags::RemoveDir);
+    }
+    made
+}
+
+/// A UID of the part of the range that is bound to workspaces, which no other workspace has.
+fn free_uid(kept: &State, range: UidRange) -> Result<u32, Errno> {
+    let (_, bound) = crate::uids::split(range);
+    let mut taken = std::collections::HashSet::new();
+    for entry in crate::tree::entries(kept.cells.as_fd())?.iter().flatten() {
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        if let Ok(stat) = nix::sys::stat::fstatat(&kept.cells, entry.file_name(), flags) {
+            taken.insert(stat.st_uid);
+        }
+    }
+    (bound.first..=bound.last).find(|uid| !taken.contains(uid)).ok_or(Errno::ENOSPC)
+}
+
+/// 32 random bytes that only this user reads, made at the first need.
+fn key(directory: BorrowedFd<'_>) -> Result<[u8; 32], Errno> {
+    use std::io::Read;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut bytes = [0; 32];
+    match openat(directory, ".key", flags | OFlag::O_RDONLY, Mode::empty()) {
+        Ok(file) => File::from(file).read_exact(&mut bytes).map_err(|_| Errno::EINVAL).map(|()| bytes),
+        Err(Errno::ENOENT) => {
+            let draft = format!(".key-{:016x}", rand::random::<u64>());
+            let create = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            let mut file = File::from(openat(directory, draft.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR)?);
+            file.write_all(&rand::random::<[u8; 32]>()).map_err(|error| crate::tree::errno(&error))?;
+            // Two first runs at once: the first link wins, and both read that one.
+            let linked = nix::unistd::linkat(directory, draft.as_str(), directory, ".key", nix::fcntl::AtFlags::empty());
+            unlinkat(directory, draft.as_str(), UnlinkatFlags::NoRemoveDir)?;
+            match linked {
+                Ok(()) | Err(Errno::EEXIST) => key(directory),
+                Err(errno) => Err(errno),
+            }
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn hashed(user: &UserId, key: &[u8; 32]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
+    mac.update(user.as_bytes());
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a copy may hold at most under a policy.
+pub fn bounds(limits: &Limits) -> Bounds {
+    Bounds { bytes: limits.disk.0, files: limits.files.into(), ..Bounds::default() }
+}
+
+/// Opens the directory of `--copy-in`.
+///
+/// # Errors
+/// It is no directory, or cannot be read.
+pub fn open_source(path: &Path) -> Result<OwnedFd> {
+    let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path);
+    opened.map(OwnedFd::from).map_err(|error| {
+        Error::new(format!("copy in {}", path.display()), error).hint("name a directory that this user may read")
+    })
+}
+
+/// What fills a workspace at the start of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Filling<'a> {
+    /// Copied into a fresh workspace.
+    pub source: Option<BorrowedFd<'a>>,
+    /// The caller's workspace.
+    pub kept: Option<BorrowedFd<'a>>,
+    /// Keep a copy of the workspace as it is at the start.
+    pub keep_base: bool,
+    /// The owner of what is copied, where it is not the launcher.
+    pub owner: Option<Ids>,
+    /// How much.
+    pub bounds: Bounds,
+}
+
+/// Fills `work` and, where a patch is wanted, `base` in the directory of the cell.
+///
+/// # Errors
+/// What could not be copied, as a sentence.
+pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<(), String> {
+    let dir = |name: &str| openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| format!("open {name}: {}", errno.desc()));
+    if let Some(source) = filling.source {
+        let owner = filling.owner.map(|ids| (ids.uid, ids.gid));
+        copy_tree(source, dir("work")?.as_fd(), owner, &filling.bounds).map_err(|error| format!("copy in: {error}"))?;
+    }
+    if filling.keep_base {
+        if let Some(from) = filling.kept.or(filling.source) {
+            copy_tree(from, dir("base")?.as_fd(), None, &filling.bounds).map_err(|error| format!("keep the workspace as it is: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where things go after the run: opened before it, so that a run whose result could not be kept does not start.
+#[derive(Debug)]
+pub struct Outputs {
+    export: Option<Target>,
+    patch: Option<(File, PathBuf)>,
+}
+
+#[derive(Debug)]
+enum Target {
+    Directory { parent: OwnedFd, name: std::ffi::OsString, path: PathBuf },
+    Tar(File, PathBuf),
+}
+
+impl Outputs {
+    /// Opens what `--export` and `--patch` name.
+    ///
+    /// # Errors
+    /// A file that cannot be made, a parent that does not exist.
+    pub fn open(request: &Request) -> Result<Outputs> {
+        let export = match &request.export {
+            None => None,
+            Some(Export::Stdout) => {
+                let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+                let stdout = stdout.map_err(|error| Error::new("export to standard output", error))?;
+                Some(Target::Tar(stdout.into(), "-".into()))
+            }
+            Some(Export::Tar(path)) => Some(Target::Tar(create(path, "export to")?, path.clone())),
+            Some(Export::Directory(path)) => Some(target_directory(path)?),
+        };
+        let patch = match &request.patch {
+            None => None,
+            Some(path) => Some((create(path, "write patch")?, path.clone())),
+        };
+        Ok(Outputs { export, patch })
+    }
+
+    /// Whether the workspace is read after the run.
+    pub fn any(&self) -> bool {
+        self.export.is_some() || self.patch.is_some()
+    }
+
+    /// Whether the workspace as it was at the start is needed.
+    pub fn needs_base(&self) -> bool {
+        self.patch.is_some()
+    }
+
+    /// Writes them. Comes after the last process of the cell is dead.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub fn write(self, top: BorrowedFd<'_>, kept: Option<BorrowedFd<'_>>, bounds: &Bounds) -> Result<()> {
+        let dir = |name: &str| {
+            openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| Error::new(format!("read the cell's {name}"), errno))
+        };
+        let own = if kept.is_none() { Some(dir("work")?) } else { None };
+        let work = kept.or(own.as_ref().map(OwnedFd::as_fd)).unwrap_or(top);
+        if let Some((mut file, path)) = self.patch {
+            let base = dir("base")?;
+            let written = crate::patch::write(base.as_fd(), work, &mut file, bounds);
+            written.map_err(|error| Error::new(format!("write patch {}", path.display()), error.to_string()).hint("the workspace is gone with the run; see policy limits.disk and limits.files"))?;
+        }
+        match self.export {
+            None => Ok(()),
+            Some(Target::Tar(mut file, path)) => to_tar(work, &mut file, bounds)
+                .map(drop)
+                .map_err(|error| Error::new(format!("export to {}", path.display()), error.to_string())),
+            Some(Target::Directory { parent, name, path }) => to_directory(work, parent.as_fd(), &name, bounds)
+                .map(drop)
+                .map_err(|error| Error::new(format!("export to {}", path.display()), error.to_string()).hint("name a directory that does not exist yet")),
+        }
+    }
+}
+
+fn create(path: &Path, verb: &str) -> Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path).map_err(|error| {
+        Error::new(format!("{verb} {}", path.display()), error).hint("name a file in a directory that this user may write")
+    })
+}
+
+fn target_directory(path: &Path) -> Result<Target> {
+    let object = format!("export to {}", path.display());
+    let path = std::path::absolute(path).map_err(|error| Error::new(&*object, error))?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().map(OsStr::to_owned)) else {
+        return Err(Error::new(object, "it is the root directory").hint("name a new directory"));
+    };
+    let taken = std::fs::read_dir(&path).map(|mut entries| entries.next().is_some());
+    if taken.is_ok_and(|taken| taken) || (path.exists() && !path.is_dir()) {
+        return Err(Error::new(object, "it exists and is not an empty directory").hint("name a new directory"));
+    }
+    let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(parent);
+    let parent = opened.map_err(|error| Error::new(&*object, error).hint("make its parent directory first"))?;
+    Ok(Target::Directory { parent: parent.into(), name, path })
+}
