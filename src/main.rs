@@ -1,6 +1,8 @@
-//! The `oubliette` program: everything is in the library.
+//! The program: parses the command line, does what it says, and turns an error into one message and one status.
 #![forbid(unsafe_code)]
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oubliette::commands::main()
 }

@@ -1,0 +1,198 @@
+//! The subcommands: from parsed arguments to a status.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+
+use crate::cli::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
+use crate::doctor::Diagnosis;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::job::Job;
+use crate::plan::explain;
+use crate::policy::Policy;
+use crate::policy::agent::AgentSpec;
+use crate::policy::files::{self, Found, Library};
+use crate::progress::say;
+use crate::request::{Config, Request};
+use crate::state::State;
+use crate::sweep;
+
+/// Does what the command line says; prints one message where that fails.
+pub fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let done = Cli::from_arg_matches(&matches).map_err(|error| error.to_string());
+    let result = match done {
+        Ok(cli) => dispatch(cli.command, &matches),
+        Err(error) => Err(Error::new("read the command line", error)),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            say(&error.to_string());
+            if let Some(hint) = error.remedy() {
+                let _ = writeln!(std::io::stderr().lock(), "hint: {hint}");
+            }
+            error.status().into()
+        }
+    }
+}
+
+/// A wrong option is a refusal (125), as in timeout(1) and env(1): 2 could be the agent's own status.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { Exit::Refused.into() } else { ExitCode::SUCCESS }
+}
+
+fn dispatch(command: Command, matches: &ArgMatches) -> Result<Exit> {
+    let sub = matches.subcommand().map_or(matches, |(_, sub)| sub);
+    match command {
+        Command::Run(args) => crate::run::run(Request::new(*args, sub, Config::read()?)?),
+        Command::Explain(args) => explain(*args, sub),
+        Command::Doctor(args) => doctor(args),
+        Command::Sweep(args) => sweep(&args),
+        Command::Ps(args) => ps(&args),
+        Command::Kill(KillArgs { cell, state_dir }) => {
+            sweep::end(&open_state(state_dir.as_deref())?, &cell).map(|()| Exit::Agent(0))
+        }
+        Command::Policy(args) => policy(args.action),
+        Command::Victim(args) => Ok(crate::attack::victim(&args.args)),
+        Command::Attack(args) => Ok(crate::attack::attack(&args.args)),
+        Command::Posture => Ok(crate::attack::posture()),
+    }
+}
+
+/// The directory of the flag or variable, else of the operator's file, else the usual one.
+fn open_state(named: Option<&Path>) -> Result<State> {
+    let config = Config::read()?.state_dir();
+    State::open(named.or(config.as_deref()))
+}
+
+fn explain(args: ExplainArgs, matches: &ArgMatches) -> Result<Exit> {
+    let mut job = Job::new(Request::new(args.run, matches, Config::read()?)?)?;
+    crate::run::rehearse(&mut job)?;
+    let planned = job.plan();
+    if args.json {
+        let (plan, refused) = match &planned {
+            Ok(plan) => (Some(plan), None),
+            Err(refusal) => (None, Some(&refusal.layers)),
+        };
+        print_json(&serde_json::json!({
+            "agent": job.agent.name, "level": job.level.name, "policy": job.level.origin, "plan": plan, "refused": refused,
+            "values": job.request.sources,
+        }))?;
+    } else {
+        let text = match &planned {
+            Ok(plan) => explain::text(&job, plan),
+            Err(refusal) => explain::refusal(&job, refusal),
+        };
+        print(&text)?;
+    }
+    match planned {
+        Ok(_) => Ok(Exit::Agent(0)),
+        Err(refusal) => Err(refusal.error()),
+    }
+}
+
+fn doctor(args: DoctorArgs) -> Result<Exit> {
+    let library = Library::new(std::env::var_os("OUBLIETTE_POLICY_DIR").as_deref().map(Path::new));
+    let matches = ArgMatches::default();
+    let request = |level: String| {
+        let run = RunArgs { level: Some(level), agent: Some("none".into()), state_dir: args.state_dir.clone(), command: vec!["/proc/self/exe".into()], ..RunArgs::default() };
+        Request::new(run, &matches, Config::default())
+    };
+    let requests = library.levels().into_iter().map(request).collect::<Result<Vec<_>>>()?;
+    let diagnosis = Diagnosis::new(requests)?;
+    if args.json {
+        print_json(&diagnosis)?;
+    } else {
+        print(&diagnosis.text())?;
+    }
+    Ok(Exit::Agent(diagnosis.status()))
+}
+
+fn sweep(args: &SweepArgs) -> Result<Exit> {
+    let swept = sweep::sweep(&open_state(args.state_dir.as_deref())?, args.dry_run)?;
+    if args.json {
+        print_json(&swept)?;
+    } else {
+        for cell in &swept.removed {
+            print(&format!("{} {cell}\n", if args.dry_run { "would remove" } else { "removed" }))?;
+        }
+        for left in &swept.left {
+            say(&format!("cannot remove {}: {}", left.name, left.why));
+        }
+    }
+    Ok(Exit::Agent(u8::from(!swept.left.is_empty())))
+}
+
+fn ps(args: &PsArgs) -> Result<Exit> {
+    let live = sweep::list(&open_state(args.state_dir.as_deref())?)?;
+    if args.json {
+        return print_json(&live).map(|()| Exit::Agent(0));
+    }
+    let mut text = format!("{:<34}{:<10}{:<12}{:<12}{}\n", "CELL", "SECONDS", "AGENT", "LEVEL", "USER");
+    for cell in live {
+        let Some(record) = cell.record else {
+            text += &format!("{:<34}-\n", cell.cell);
+            continue;
+        };
+        let age = crate::cell::now().saturating_sub(record.started);
+        text += &format!("{:<34}{age:<10}{:<12}{:<12}{}\n", cell.cell, record.agent, record.level, record.user);
+    }
+    print(&text).map(|()| Exit::Agent(0))
+}
+
+fn policy(action: PolicyAction) -> Result<Exit> {
+    let library = Library::new(std::env::var_os("OUBLIETTE_POLICY_DIR").as_deref().map(Path::new));
+    match action {
+        PolicyAction::List => {
+            for name in library.levels() {
+                let Found { origin, value, .. } = library.level(&name)?;
+                print(&format!("level {name:<12} {} ({origin})\n", value.description))?;
+            }
+            for name in library.agents() {
+                let Found { origin, value, .. } = library.agent(&name)?;
+                let holds = if value.settings.is_some() { "settings and kernel" } else { "kernel only" };
+                print(&format!("agent {name:<12} {}: {holds} ({origin})\n", value.title))?;
+            }
+        }
+        PolicyAction::Show { name } => {
+            let text = match library.level(&name) {
+                Ok(found) => found.text,
+                Err(error) => library.agent(&name).map(|found| found.text).map_err(|_| error)?,
+            };
+            print(&text)?;
+        }
+        PolicyAction::Check { file } => check(&file)?,
+    }
+    Ok(Exit::Agent(0))
+}
+
+/// A file is a policy or an agent's; the error of a file that is neither is that of a policy, unless it names an agent.
+fn check(file: &Path) -> Result<()> {
+    let text = files::read_trusted(file)?;
+    let name = file.display().to_string();
+    if text.lines().any(|line| line.trim_start().starts_with("title")) {
+        return files::parse::<AgentSpec>(&text, &name).and_then(|_| print(&format!("{name}: a sound agent file\n")));
+    }
+    files::parse::<Policy>(&text, &name).and_then(|_| print(&format!("{name}: a sound policy\n")))
+}
+
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new("write to standard output", error)),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::new("write JSON", error.to_string()))?;
+    print(&(text + "\n"))
+}

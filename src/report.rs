@@ -1,0 +1,83 @@
+//! The report of a run: one JSON object for `--report-fd`.
+#![forbid(unsafe_code)]
+
+use serde::Serialize;
+
+use crate::plan::{Denied, Planned};
+use crate::supervise::Ended;
+use crate::wipe::Left;
+
+/// What a run came to.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// The version of this format.
+    pub version: u32,
+    /// The cell.
+    pub cell: String,
+    /// Whose run it was.
+    pub user: String,
+    /// Which agent.
+    pub agent: String,
+    /// Which level.
+    pub level: String,
+    /// Every layer and what became of it.
+    pub layers: Vec<Planned>,
+    /// Every denied class and what stopped it.
+    pub classes: Vec<Denied>,
+    /// How the agent ended.
+    pub outcome: Ended,
+    /// The status of the launcher.
+    pub status: u8,
+    /// What went wrong, in one sentence.
+    pub error: Option<String>,
+    /// How long each part took.
+    pub timings: Timings,
+    /// What it used.
+    pub usage: Usage,
+    /// What could not be removed; empty when nothing is left.
+    pub left: Vec<Leftover>,
+}
+
+/// Durations in microseconds.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Timings {
+    /// From the start of the launcher to the clone.
+    pub prepare: u64,
+    /// From the clone to the agent's exec.
+    pub enter: u64,
+    /// From the exec to the agent's end.
+    pub run: u64,
+    /// From the agent's end to the last byte removed.
+    pub wipe: u64,
+}
+
+/// What a run used.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Usage {
+    /// CPU time in user mode, in microseconds.
+    pub user: u64,
+    /// CPU time in the kernel, in microseconds.
+    pub system: u64,
+    /// The largest process, in bytes.
+    pub peak_process: u64,
+    /// The whole cell where a cgroup counted it, in bytes.
+    pub peak_cell: Option<u64>,
+}
+
+/// Something that could not be removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Leftover {
+    /// Its name, escaped.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+impl From<Left> for Leftover {
+    fn from(left: Left) -> Leftover {
+        Leftover { name: left.name, why: left.why }
+    }
+}

@@ -1,0 +1,396 @@
+//! From the agent's exec to its end: signals passed on, the deadline, the terminal, the check that the level took
+//! effect, and the end of every process.
+#![forbid(unsafe_code)]
+
+pub mod relay;
+pub mod terminal;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, SigmaskHow, kill, killpg, raise, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::confine::Failure;
+use crate::exit::Exit;
+use crate::sys::channel::Channel;
+use relay::Relay;
+use terminal::Terminal;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// The agent exited with this status.
+    Exited(u8),
+    /// The agent was ended by this signal.
+    Signaled(u8),
+    /// The deadline passed.
+    Deadline,
+    /// The agent said, or did not say, that its level is in force.
+    LevelNotInForce(String),
+    /// The program could not be executed.
+    NotExecuted(String),
+    /// A layer could not be put into force; the agent never ran.
+    NotConfined(String),
+}
+
+/// Signals that are passed on to the agent.
+const PASSED_ON: [Signal; 8] = [
+    Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTSTP,
+    Signal::SIGCONT,
+];
+
+/// Signals after which the agent has the grace period and no more.
+const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// The launcher's signals, taken one by one instead of by handlers.
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks them; from now on none ends the launcher half-way.
+    ///
+    /// # Errors
+    /// The errno of signalfd(2).
+    pub fn block() -> Result<Signals, Errno> {
+        let mut set = SigSet::empty();
+        PASSED_ON.into_iter().chain([Signal::SIGCHLD, Signal::SIGWINCH]).for_each(|signal| set.add(signal));
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+        Ok(Signals { fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
+    }
+
+    /// A signal that asks to end and came during the set-up.
+    pub fn asked_to_end(&self) -> Option<Signal> {
+        std::iter::from_fn(|| self.next()).find(|signal| ENDING.contains(signal))
+    }
+
+    fn next(&self) -> Option<Signal> {
+        let info = self.fd.read_signal().ok().flatten()?;
+        Signal::try_from(info.ssi_signo as i32).ok()
+    }
+}
+
+/// A live agent.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    /// Init, or the agent itself.
+    pub child: Pid,
+    /// The child is init.
+    pub has_init: bool,
+    /// The launcher's end of the channel.
+    pub channel: Channel,
+    /// Closes when the agent is executed.
+    pub exec_failed: Option<File>,
+    /// The launcher's signals.
+    pub signals: &'a Signals,
+    /// When it must end.
+    pub deadline: Option<Instant>,
+    /// Between TERM and KILL.
+    pub grace: Duration,
+    /// The agent's output, where it is looked at.
+    pub relays: Vec<Relay>,
+    /// The caller's terminal, where the agent gets one of its own.
+    pub terminal: Option<Terminal>,
+    /// The directory of the cell's tmpfs, once it is handed out.
+    pub top: Option<OwnedFd>,
+    /// Called when the agent is executed.
+    pub started: Option<Instant>,
+}
+
+/// What became of the child.
+#[derive(Debug, Default)]
+struct Seen {
+    ended: Option<Ended>,
+    child_gone: bool,
+    failure: Option<Failure>,
+    asked: Option<Signal>,
+    kill_at: Option<Instant>,
+    channel_closed: bool,
+}
+
+/// The end of a launch that did not get as far as the agent, or of the agent.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The agent ran.
+    Ran(Ended),
+    /// A step failed before the agent ran.
+    Failed(Failure),
+}
+
+impl Watch<'_> {
+    /// Stays until the agent has ended.
+    ///
+    /// # Errors
+    /// The errno of poll(2).
+    pub fn run(&mut self, mut running: impl FnMut()) -> Result<Outcome, Errno> {
+        let mut seen = Seen::default();
+        loop {
+            let ready = self.wait(&seen)?;
+            self.take_messages(&mut seen, ready.channel);
+            self.take_signals(&mut seen);
+            self.reap(&mut seen);
+            if ready.exec && self.take_exec(&mut seen) {
+                running();
+            }
+            if let Some(terminal) = &mut self.terminal {
+                terminal.pump();
+            }
+            for relay in &mut self.relays {
+                if let Some(why) = relay.pump() {
+                    self.end_now(&mut seen, Ended::LevelNotInForce(why));
+                }
+            }
+            self.mind_the_time(&mut seen);
+            if seen.child_gone {
+                return Ok(self.outcome(seen));
+            }
+        }
+    }
+
+    fn outcome(&self, seen: Seen) -> Outcome {
+        match (seen.failure, seen.ended) {
+            (Some(failure), _) => Outcome::Failed(failure),
+            (None, Some(ended)) => Outcome::Ran(ended),
+            (None, None) => Outcome::Ran(Ended::Signaled(Signal::SIGKILL as u8)),
+        }
+    }
+
+    fn wait(&self, seen: &Seen) -> Result<Ready, Errno> {
+        let mut fds: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.signals.fd.as_fd(), PollFlags::POLLIN)];
+        let channel = (!seen.channel_closed).then(|| push(&mut fds, self.channel.as_fd()));
+        let exec = self.exec_failed.as_ref().map(|file| push(&mut fds, file.as_fd()));
+        self.relays.iter().flat_map(Relay::interest).for_each(|wanted| fds.push(wanted));
+        self.terminal.iter().flat_map(Terminal::interest).for_each(|wanted| fds.push(wanted));
+        let mut polled: Vec<PollFd<'_>> = fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
+        match poll(&mut polled, self.time_left(seen)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let is_ready = |index: Option<usize>| index.is_some_and(|i| polled[i].revents().is_some_and(|events| !events.is_empty()));
+        Ok(Ready { channel: is_ready(channel), exec: is_ready(exec) })
+    }
+
+    fn time_left(&self, seen: &Seen) -> PollTimeout {
+        let next = [self.deadline.filter(|_| seen.ended.is_none()), seen.kill_at].into_iter().flatten().min();
+        let Some(next) = next else { return PollTimeout::NONE };
+        // One more, since a timeout rounds down and an early return would spin.
+        let left = next.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn take_messages(&mut self, seen: &mut Seen, ready: bool) {
+        if !ready || seen.channel_closed {
+            return;
+        }
+        match self.channel.receive() {
+            Ok(Some(message)) => match (message.bytes.as_slice(), message.fd) {
+                (b"D", Some(fd)) => self.top = Some(fd),
+                (b"T", Some(fd)) => {
+                    if let Some(terminal) = &mut self.terminal {
+                        terminal.connect(fd);
+                    }
+                }
+                (&[b'S', signal], None) => self.stopped(signal),
+                (&[b'X', 0, code], None) => seen.ended = seen.ended.take().or(Some(Ended::Exited(code))),
+                (&[b'X', 1, signal], None) => seen.ended = seen.ended.take().or(Some(Ended::Signaled(signal))),
+                (bytes, _) => seen.failure = Failure::from_bytes(bytes),
+            },
+            Ok(None) | Err(_) => seen.channel_closed = true,
+        }
+    }
+
+    fn take_signals(&mut self, seen: &mut Seen) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                Signal::SIGCHLD => {}
+                Signal::SIGWINCH => self.terminal.iter_mut().for_each(Terminal::resize),
+                Signal::SIGTSTP => {
+                    self.pass_on(Signal::SIGTSTP);
+                    self.stop_ourselves();
+                }
+                signal if ENDING.contains(&signal) => {
+                    // Asked twice, it ends at once.
+                    let now = Instant::now();
+                    seen.kill_at = Some(if seen.asked.is_some() { now } else { now + self.grace });
+                    seen.asked = Some(signal);
+                    self.pass_on(signal);
+                }
+                signal => self.pass_on(signal),
+            }
+        }
+    }
+
+    fn pass_on(&self, signal: Signal) {
+        if self.has_init {
+            let _ = self.channel.send(&[b'k', signal as u8], None);
+        } else {
+            let _ = killpg(self.child, signal).or_else(|_| kill(self.child, signal));
+        }
+    }
+
+    /// The agent was stopped (Ctrl-Z in its terminal): so are we, for the caller's shell to see.
+    fn stopped(&mut self, signal: u8) {
+        if self.terminal.is_some() && i32::from(signal) != libc::SIGSTOP {
+            self.stop_ourselves();
+            self.pass_on(Signal::SIGCONT);
+        }
+    }
+
+    fn stop_ourselves(&mut self) {
+        self.terminal.iter_mut().for_each(Terminal::leave);
+        let _ = raise(Signal::SIGSTOP);
+        self.terminal.iter_mut().for_each(Terminal::enter);
+    }
+
+    fn take_exec(&mut self, seen: &mut Seen) -> bool {
+        let Some(mut file) = self.exec_failed.take() else { return false };
+        let mut number = [0; 4];
+        match file.read(&mut number) {
+            Ok(4) => {
+                let errno = Errno::from_raw(i32::from_le_bytes(number));
+                seen.ended = Some(Ended::NotExecuted(errno.desc().to_owned()));
+                false
+            }
+            _ if seen.failure.is_some() => false,
+            _ => {
+                self.started = Some(Instant::now());
+                true
+            }
+        }
+    }
+
+    /// Waits for the child and, where there is no init, for orphans that the agent left to us.
+    fn reap(&mut self, seen: &mut Seen) {
+        loop {
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+            let status = match waitpid(None, Some(flags)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(status) if status.pid() == Some(self.child) => status,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            match status {
+                WaitStatus::Stopped(_, signal) if !self.has_init => self.stopped(signal as u8),
+                WaitStatus::Exited(_, code) => self.child_ended(seen, Ended::Exited(code as u8)),
+                WaitStatus::Signaled(_, signal, _) => self.child_ended(seen, Ended::Signaled(signal as u8)),
+                _ => {}
+            }
+        }
+    }
+
+    fn child_ended(&mut self, seen: &mut Seen, ended: Ended) {
+        seen.child_gone = true;
+        // What init said of the agent comes before what the kernel says of init.
+        while !seen.channel_closed {
+            self.take_messages(seen, true);
+        }
+        if seen.ended.is_none() && !self.has_init {
+            seen.ended = Some(ended);
+        }
+        self.take_exec(seen);
+    }
+
+    fn end_now(&mut self, seen: &mut Seen, ended: Ended) {
+        seen.ended = Some(ended);
+        let _ = kill(self.child, Signal::SIGKILL);
+    }
+
+    fn mind_the_time(&mut self, seen: &mut Seen) {
+        let now = Instant::now();
+        if seen.ended.is_none() && self.deadline.is_some_and(|deadline| now >= deadline) {
+            seen.ended = Some(Ended::Deadline);
+            seen.kill_at = Some(now + self.grace);
+            self.pass_on(Signal::SIGTERM);
+        }
+        if seen.kill_at.is_some_and(|at| now >= at) {
+            seen.kill_at = None;
+            if let (None, Some(signal)) = (&seen.ended, seen.asked) {
+                seen.ended = Some(Ended::Signaled(signal as u8));
+            }
+            let _ = kill(self.child, Signal::SIGKILL);
+        }
+    }
+
+    /// Passes on what is left in the pipes. Comes after every process that could write to them is dead.
+    pub fn drain(&mut self) -> Option<Ended> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.drain();
+        }
+        let mut why = None;
+        for relay in &mut self.relays {
+            why = why.or(relay.drain());
+        }
+        why.map(Ended::LevelNotInForce)
+    }
+}
+
+struct Ready {
+    channel: bool,
+    exec: bool,
+}
+
+fn push<'fd>(fds: &mut Vec<(BorrowedFd<'fd>, PollFlags)>, fd: BorrowedFd<'fd>) -> usize {
+    fds.push((fd, PollFlags::POLLIN));
+    fds.len() - 1
+}
+
+impl Ended {
+    /// The status of the launcher.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Ended::Exited(code) => Exit::Agent(*code),
+            Ended::Signaled(number) => Exit::Signal(*number),
+            Ended::Deadline => Exit::Deadline,
+            Ended::NotExecuted(why) if why == Errno::ENOENT.desc() => Exit::NotFound,
+            Ended::NotExecuted(_) => Exit::CannotExecute,
+            Ended::LevelNotInForce(_) | Ended::NotConfined(_) => Exit::Refused,
+        }
+    }
+}
+
+/// Ends every process that the agent left behind where no namespace did: orphans come to us (a subreaper), and theirs
+/// when they are dead. Gives whether none is left.
+pub fn end_orphans() -> bool {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return true,
+            Ok(WaitStatus::StillAlive) => {
+                children().into_iter().for_each(|child| drop(kill(child, Signal::SIGKILL)));
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            _ => {}
+        }
+        if Instant::now() > until {
+            return false;
+        }
+    }
+}
+
+/// The children of this process: from its own list where the kernel keeps one, else from every process's parent.
+fn children() -> Vec<Pid> {
+    let me = std::process::id();
+    let numbers = |text: String| text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect();
+    if let Ok(list) = std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
+        return numbers(list);
+    }
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| parent(*pid) == Some(me)).map(Pid::from_raw).collect()
+}
+
+/// Field 4 of /proc/PID/stat, counted from the last parenthesis since the name before it may hold anything.
+fn parent(pid: i32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}

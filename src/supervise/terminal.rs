@@ -1,0 +1,149 @@
+//! The caller's terminal, handed over to a cell that has one of its own: what is typed goes in, what is shown comes
+//! out, and the cell's line discipline makes Ctrl-C and Ctrl-Z of it.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::PollFlags;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+use super::relay::ready;
+use crate::sys;
+
+/// The caller's terminal and the master of the cell's. The mode is put back when dropped.
+#[derive(Debug)]
+pub struct Terminal {
+    input: File,
+    output: File,
+    before: Termios,
+    master: Option<File>,
+    to_agent: Vec<u8>,
+    to_caller: Vec<u8>,
+    raw: bool,
+    closed: bool,
+    input_ended: bool,
+}
+
+impl Terminal {
+    /// The caller's terminal, where standard input and output are one.
+    pub fn open() -> Option<Terminal> {
+        use std::io::IsTerminal;
+        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+        if !stdin.is_terminal() || !stdout.is_terminal() {
+            return None;
+        }
+        let before = tcgetattr(&stdin).ok()?;
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().ok().map(File::from);
+        Some(Terminal {
+            input: copy(stdin.as_fd())?,
+            output: copy(stdout.as_fd())?,
+            before,
+            master: None,
+            to_agent: Vec::new(),
+            to_caller: Vec::new(),
+            raw: false,
+            closed: false,
+            input_ended: false,
+        })
+    }
+
+    /// The cell's terminal is there: it takes over size and mode.
+    pub fn connect(&mut self, master: OwnedFd) {
+        let _ = tcsetattr(&master, SetArg::TCSANOW, &self.before);
+        self.master = Some(master.into());
+        self.resize();
+        self.enter();
+    }
+
+    /// The window has another size.
+    pub fn resize(&mut self) {
+        if let (Some(master), Ok(size)) = (&self.master, sys::tty::size(self.input.as_fd())) {
+            let _ = sys::tty::set_size(master.as_fd(), &size);
+        }
+    }
+
+    /// Every key goes to the cell as it is.
+    pub fn enter(&mut self) {
+        if self.master.is_none() {
+            return;
+        }
+        let mut raw = self.before.clone();
+        cfmakeraw(&mut raw);
+        self.raw = tcsetattr(&self.input, SetArg::TCSADRAIN, &raw).is_ok();
+        self.resize();
+    }
+
+    /// The caller's shell gets it back as it was.
+    pub fn leave(&mut self) {
+        if self.raw {
+            let _ = tcsetattr(&self.input, SetArg::TCSADRAIN, &self.before);
+            self.raw = false;
+        }
+    }
+
+    /// What it waits for.
+    pub fn interest(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let Some(master) = self.master.as_ref().filter(|_| !self.closed) else { return Vec::new() };
+        let mut wanted = PollFlags::empty();
+        let mut fds = Vec::new();
+        if !self.to_agent.is_empty() {
+            wanted |= PollFlags::POLLOUT;
+        } else if !self.input_ended {
+            fds.push((self.input.as_fd(), PollFlags::POLLIN));
+        }
+        if self.to_caller.is_empty() {
+            wanted |= PollFlags::POLLIN;
+        } else {
+            fds.push((self.output.as_fd(), PollFlags::POLLOUT));
+        }
+        fds.push((master.as_fd(), wanted));
+        fds
+    }
+
+    /// Moves what can be moved without blocking.
+    pub fn pump(&mut self) {
+        let Some(master) = &mut self.master else { return };
+        if self.closed {
+            return;
+        }
+        // The caller's terminal may end before the cell's: the agent learns that from SIGHUP.
+        self.input_ended |= !move_bytes(&mut self.input, &mut self.to_agent, master);
+        self.closed = !move_bytes(master, &mut self.to_caller, &mut self.output);
+    }
+
+    /// Shows what the cell has still written.
+    pub fn drain(&mut self) {
+        let Some(master) = &mut self.master else { return };
+        while !self.closed && ready(master.as_fd(), PollFlags::POLLIN) {
+            self.closed = !move_bytes(master, &mut self.to_caller, &mut self.output);
+        }
+        let _ = self.output.write_all(&self.to_caller);
+        self.to_caller.clear();
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Reads into an empty buffer, writes from a full one. False at the end of `from`.
+fn move_bytes(from: &mut File, buffer: &mut Vec<u8>, to: &mut File) -> bool {
+    if buffer.is_empty() && ready(from.as_fd(), PollFlags::POLLIN) {
+        let mut chunk = [0; 4096];
+        match from.read(&mut chunk) {
+            // EIO: no process has the slave open any more (ioctl_tty(2)).
+            Ok(0) | Err(_) => return false,
+            Ok(length) => buffer.extend(&chunk[..length]),
+        }
+    }
+    if !buffer.is_empty() && ready(to.as_fd(), PollFlags::POLLOUT) {
+        if let Ok(written) = to.write(buffer) {
+            buffer.drain(..written);
+        }
+    }
+    true
+}

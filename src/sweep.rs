@@ -1,0 +1,217 @@
+//! `sweep` finishes what dead runs left, `ps` lists live cells, `kill` ends one. Alive means locked: no pid file and no
+//! age decides.
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::cell::{Found, Record, look, read_record};
+use crate::confine::cgroup;
+use crate::error::{Error, Result};
+use crate::report::Leftover;
+use crate::state::State;
+use crate::sys;
+use crate::uids;
+use crate::wipe::wipe;
+
+/// What a sweep came to.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Swept {
+    /// Cells of dead runs that are gone, or would be.
+    pub removed: Vec<String>,
+    /// Live cells, untouched.
+    pub live: usize,
+    /// UIDs that are free again.
+    pub freed_uids: Vec<u32>,
+    /// What could not be removed.
+    pub left: Vec<Leftover>,
+}
+
+/// A live cell.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Live {
+    /// Its name.
+    pub cell: String,
+    /// What it says of itself; nothing while it is being made.
+    #[serde(flatten)]
+    pub record: Option<Record>,
+}
+
+/// Kills and wipes what dead runs left. Live cells are locked and not touched; any number of sweeps may run at once.
+///
+/// # Errors
+/// The state directory cannot be read.
+pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
+    let mut swept = Swept::default();
+    for name in names(state)? {
+        match look(state.cells.as_fd(), &name) {
+            Ok(Found::Live(_)) => swept.live += 1,
+            Ok(Found::Dead(lock)) => {
+                let text = name.to_string_lossy().into_owned();
+                let left = if dry_run { Vec::new() } else { finish(state, &name, lock.as_fd()) };
+                if left.is_empty() {
+                    swept.removed.push(text);
+                }
+                swept.left.extend(left);
+            }
+            Err(Errno::ENOENT) => {}
+            // A link or a file under the name of a cell is nobody's cell: the name goes, what it leads to stays.
+            Err(Errno::ELOOP | Errno::ENOTDIR) if !dry_run => drop(wipe(state.cells.as_fd(), &name)),
+            Err(errno) => swept.left.push(Leftover { name: name.to_string_lossy().into_owned(), why: errno.desc().into() }),
+        }
+    }
+    if nix::unistd::geteuid().is_root() {
+        (swept.freed_uids, _) = uids::sweep(state, dry_run)?;
+    }
+    Ok(swept)
+}
+
+/// Processes first: a live one would go on writing.
+fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>) -> Vec<Leftover> {
+    let record = read_record(cell);
+    let mut left = Vec::new();
+    let mut leave = |name: String, why: &str| left.push(Leftover { name, why: why.to_owned() });
+    if let Some(record) = &record {
+        for directory in record.cgroups.iter().filter(|path| ours(path, name)) {
+            if directory.exists() && !cgroup::remove(directory) {
+                leave(directory.display().to_string(), "its processes do not end");
+            }
+        }
+        if let Some(uid) = record.uid.filter(|_| nix::unistd::geteuid().is_root())
+            && !uids::kill_all(uid)
+        {
+            leave(format!("processes of uid {uid}"), "they do not end");
+        }
+    }
+    kill_inside(state, name);
+    if !left.is_empty() {
+        return left;
+    }
+    wipe(state.cells.as_fd(), name).left.into_iter().map(Leftover::from).collect()
+}
+
+/// A record could be half-written or an agent's: only a group that carries the cell's own name is removed.
+fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
+    let expected = format!("oubliette-{}", cell.to_string_lossy());
+    path.starts_with("/sys/fs/cgroup") && path.file_name() == Some(OsStr::new(&expected)) && !path.components().any(|c| c == std::path::Component::ParentDir)
+}
+
+/// Where there was neither a PID namespace nor a UID of its own: processes whose working directory, program or
+/// environment still names the cell. Its name is 128 random bits, so nothing else does.
+fn kill_inside(state: &State, name: &OsStr) {
+    let path = state.path.join("cells").join(name);
+    let me = Pid::this().as_raw();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse::<i32>().ok()) else { continue };
+        let proc = entry.path();
+        let link = |file: &str| std::fs::read_link(proc.join(file)).is_ok_and(|target| target.starts_with(&path));
+        let environ = || std::fs::read(proc.join("environ")).unwrap_or_default();
+        let named = |text: &[u8]| text.windows(name.len()).any(|window| window == name.as_bytes());
+        if pid != me && pid > 1 && (link("cwd") || link("exe") || link("root") || named(&environ())) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Live cells, the oldest first.
+///
+/// # Errors
+/// The state directory cannot be read.
+pub fn list(state: &State) -> Result<Vec<Live>> {
+    let mut live = Vec::new();
+    for name in names(state)? {
+        if let Ok(Found::Live(dir)) = look(state.cells.as_fd(), &name) {
+            live.push(Live { cell: name.to_string_lossy().into_owned(), record: read_record(dir.as_fd()) });
+        }
+    }
+    live.sort_by_key(|cell| cell.record.as_ref().map_or(u64::MAX, |record| record.started));
+    Ok(live)
+}
+
+fn names(state: &State) -> Result<Vec<OsString>> {
+    let failed = |errno: Errno| Error::new(format!("list cells in {}", state.path.display()), errno);
+    let mut dir = crate::tree::entries(state.cells.as_fd()).map_err(failed)?;
+    let names = dir.iter().flatten().map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+    // Names with a dot are the state directory's own.
+    Ok(names.filter(|name| !name.as_bytes().starts_with(b".")).collect())
+}
+
+/// Ends a live cell: TERM to its launcher, which gives the agent its grace period, then KILL, then a sweep.
+///
+/// # Errors
+/// No such cell, more than one, or it does not end.
+pub fn end(state: &State, cell: &str) -> Result<()> {
+    let object = format!("end cell {}", cell.escape_debug());
+    let mut matching = list(state)?.into_iter().filter(|live| live.cell.starts_with(cell)).collect::<Vec<_>>();
+    let (Some(live), true) = (matching.pop(), matching.is_empty()) else {
+        let why = if matching.is_empty() { "there is no such live cell" } else { "more than one begins like this" };
+        return Err(Error::new(object, why).hint("`oubliette ps` lists the live cells"));
+    };
+    let Some(record) = live.record else {
+        return Err(Error::new(object, "it is being made or being wiped").hint("try again in a second"));
+    };
+    let launcher = Launcher::open(record.launcher, record.started)
+        .ok_or_else(|| Error::new(&*object, "its launcher is gone").hint("run `oubliette sweep`"))?;
+    launcher.signal(Signal::SIGTERM).map_err(|errno| Error::new(&*object, errno).hint("run it as the cell's user or as root"))?;
+    // The policy's grace period is at most what the launcher takes; twice asked it ends at once.
+    for (signal, patience) in [(Signal::SIGTERM, 30), (Signal::SIGKILL, 10), (Signal::SIGKILL, 10)] {
+        if gone(state, &live.cell, Duration::from_secs(patience)) {
+            return Ok(());
+        }
+        let _ = launcher.signal(signal);
+        sweep(state, false)?;
+    }
+    Err(Error::new(object, "it does not end").hint("`oubliette sweep` says what is left of it"))
+}
+
+fn gone(state: &State, cell: &str, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        if !matches!(look(state.cells.as_fd(), OsStr::new(cell)), Ok(Found::Live(_))) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+/// The launcher of a live cell, and not whoever may have its number by now.
+struct Launcher {
+    pid: Pid,
+    pidfd: Option<std::os::fd::OwnedFd>,
+}
+
+impl Launcher {
+    fn open(pid: i32, cell_started: u64) -> Option<Launcher> {
+        let pid = Pid::from_raw(pid);
+        let pidfd = sys::process::pidfd(pid).ok();
+        // Opened first, compared then: a process that started after its cell is somebody else.
+        (started(pid)? <= cell_started + 1).then_some(Launcher { pid, pidfd })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        match &self.pidfd {
+            Some(pidfd) => sys::process::pidfd_kill(pidfd.as_fd(), signal as i32),
+            None => kill(self.pid, signal),
+        }
+    }
+}
+
+/// When a process started, in seconds since 1970 (proc(5): field 22 of stat, in ticks since the boot).
+fn started(pid: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let boot = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot: u64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    Some(boot + ticks / u64::try_from(per_second).ok()?)
+}
