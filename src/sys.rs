@@ -2,4 +2,5 @@
 
 pub mod environ;
 pub mod fds;
+pub mod inode;
 pub mod vault;
