@@ -1,0 +1,163 @@
+//! Copies a tree: what can be content is copied, what can do something on its own is not.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, Whence, fchown, fchownat, ftruncate, lseek, symlinkat};
+
+use crate::tree::{Bounds, Entry, Status, Step, TreeError, Walk, errno, open_dir, open_file};
+
+/// Why a copy ended early; what was copied until then is still there, for the caller to wipe.
+pub type CopyError = TreeError;
+
+/// What was copied.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Regular files.
+    pub files: u64,
+    /// Directories, without the root.
+    pub directories: u64,
+    /// Symbolic links.
+    pub links: u64,
+    /// Apparent size of all files.
+    pub bytes: u64,
+    /// Fifos, sockets, devices and what another mount covers: not copied.
+    pub skipped: u64,
+}
+
+/// Copies everything in `from` into the empty directory `to`.
+///
+/// Regular files keep their content, holes, permission bits and time; set-id and sticky bits, extended attributes and
+/// hard links between files are not carried over. A directory keeps its mode and always rwx for its owner. Links are
+/// made anew with the same text and never followed. With `owner` everything new belongs to it; `to` itself is left as
+/// it is.
+///
+/// # Errors
+/// A bound is exceeded, or a call fails; the error names the path.
+pub fn copy_tree(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    owner: Option<(Uid, Gid)>,
+    bounds: &Bounds,
+) -> Result<Copied, CopyError> {
+    let mut walk = Walk::new(from, bounds)?;
+    let mut copy = Copy { to, owner, open: Vec::new(), buffer: vec![0; 128 << 10], done: Copied::default() };
+    while let Some(step) = walk.step()? {
+        let (verb, result) = match step {
+            Step::Enter(entry) => ("create", copy.enter(entry)),
+            Step::Leave => ("finish", copy.leave()),
+            Step::File(entry) => ("copy", copy.file(walk.dir(), &entry)),
+            Step::Link(entry) => ("copy", copy.link(walk.dir(), &entry)),
+        };
+        result.map_err(|errno| walk.failed(verb, errno))?;
+    }
+    Ok(Copied { skipped: walk.skipped(), ..copy.done })
+}
+
+struct Copy<'a> {
+    to: BorrowedFd<'a>,
+    owner: Option<(Uid, Gid)>,
+    open: Vec<(OwnedFd, Status)>,
+    buffer: Vec<u8>,
+    done: Copied,
+}
+
+impl Copy<'_> {
+    fn target(&self) -> BorrowedFd<'_> {
+        self.open.last().map_or(self.to, |(dir, _)| dir.as_fd())
+    }
+
+    fn enter(&mut self, entry: Entry) -> nix::Result<()> {
+        mkdirat(self.target(), entry.name.as_os_str(), Mode::S_IRWXU)?;
+        let dir = open_dir(self.target(), &entry.name)?;
+        self.open.push((dir, entry.status));
+        self.done.directories += 1;
+        Ok(())
+    }
+
+    /// Owner, mode and time come last: files were still being made in it.
+    fn leave(&mut self) -> nix::Result<()> {
+        let Some((dir, status)) = self.open.pop() else { return Ok(()) };
+        self.finish(dir.as_fd(), status.permissions() | Mode::S_IRWXU, status.modified)
+    }
+
+    fn finish(&self, fd: BorrowedFd<'_>, mode: Mode, modified: TimeSpec) -> nix::Result<()> {
+        if let Some((uid, gid)) = self.owner {
+            fchown(fd, Some(uid), Some(gid))?;
+        }
+        fchmod(fd, mode)?;
+        futimens(fd, &TimeSpec::UTIME_OMIT, &modified)
+    }
+
+    fn file(&mut self, dir: BorrowedFd<'_>, entry: &Entry) -> nix::Result<()> {
+        let (mut source, status) = open_file(dir, &entry.name)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let mut new = File::from(openat(self.target(), entry.name.as_os_str(), flags, mode)?);
+        // No more than the size that the walk has charged, whatever a live writer adds meanwhile.
+        let size = status.size.min(entry.status.size);
+        if status.is_sparse() {
+            sparse(&mut source, &mut new, size, &mut self.buffer)?;
+        } else {
+            transfer(&mut source, &mut new, size, &mut self.buffer)?;
+        }
+        self.finish(new.as_fd(), status.permissions(), status.modified)?;
+        self.done.files += 1;
+        self.done.bytes += size;
+        Ok(())
+    }
+
+    fn link(&mut self, dir: BorrowedFd<'_>, entry: &Entry) -> nix::Result<()> {
+        let text = readlinkat(dir, entry.name.as_os_str())?;
+        let name = entry.name.as_os_str();
+        symlinkat(text.as_os_str(), self.target(), name)?;
+        if let Some((uid, gid)) = self.owner {
+            fchownat(self.target(), name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        utimensat(self.target(), name, &TimeSpec::UTIME_OMIT, &entry.status.modified, UtimensatFlags::NoFollowSymlink)?;
+        self.done.links += 1;
+        Ok(())
+    }
+}
+
+fn transfer(from: &mut File, to: &mut File, size: u64, buffer: &mut [u8]) -> nix::Result<()> {
+    let mut rest = size;
+    while rest > 0 {
+        let want = usize::try_from(rest).unwrap_or(usize::MAX).min(buffer.len());
+        let n = from.read(&mut buffer[..want]).map_err(|error| errno(&error))?;
+        if n == 0 {
+            break;
+        }
+        to.write_all(&buffer[..n]).map_err(|error| errno(&error))?;
+        rest -= n as u64;
+    }
+    Ok(())
+}
+
+/// Copies the data between the holes. A file system without SEEK_DATA says that all is data (lseek(2)).
+fn sparse(from: &mut File, to: &mut File, size: u64, buffer: &mut [u8]) -> nix::Result<()> {
+    let size_signed = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    let mut position = 0;
+    while position < size_signed {
+        let data = match lseek(&*from, position, Whence::SeekData) {
+            Err(Errno::ENXIO) => break,
+            other => other?,
+        };
+        let hole = lseek(&*from, data, Whence::SeekHole)?.min(size_signed);
+        if hole <= data {
+            break;
+        }
+        for file in [&mut *from, &mut *to] {
+            file.seek(SeekFrom::Start(data.cast_unsigned())).map_err(|error| errno(&error))?;
+        }
+        transfer(from, to, (hole - data).cast_unsigned(), buffer)?;
+        position = hole;
+    }
+    ftruncate(&*to, size_signed)
+}

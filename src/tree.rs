@@ -1,0 +1,347 @@
+//! Walking a tree that a hostile program made: by directory descriptor, following nothing, crossing no mount.
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::vec::IntoIter;
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+pub use crate::sys::inode::{FileId, Kind, Mount, Status, status, status_of};
+
+/// How much of a tree is taken at most. What exceeds it is an error, never a silent cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Sum of the apparent sizes of all regular files: a sparse file counts in full, because whoever reads it next
+    /// may not keep the holes.
+    pub bytes: u64,
+    /// Names of any kind.
+    pub files: u64,
+    /// Directories inside each other. The walk holds one descriptor for each (twice while copying or comparing).
+    pub depth: usize,
+}
+
+impl Default for Bounds {
+    /// 4 GiB, a million names, 256 levels (at most 512 descriptors, half of the usual RLIMIT_NOFILE).
+    fn default() -> Bounds {
+        Bounds { bytes: 4 << 30, files: 1_000_000, depth: 256 }
+    }
+}
+
+/// Why a tree was not taken.
+#[derive(Debug)]
+pub enum TreeError {
+    /// One of the [`Bounds`] was reached at `path`.
+    Bound {
+        /// Where, relative to the tree, escaped for printing.
+        path: String,
+        /// Which: `bytes`, `files`, `depth` or `patch bytes`.
+        bound: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// A call on `path` failed.
+    Path {
+        /// `read`, `create`, …
+        verb: &'static str,
+        /// On what, relative to the tree, escaped for printing.
+        path: String,
+        /// The reason.
+        errno: Errno,
+    },
+    /// The receiver of the output failed.
+    Output(std::io::Error),
+}
+
+impl fmt::Display for TreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TreeError::Bound { path, bound, limit } => write!(f, "`{path}` exceeds the bound of {limit} {bound}"),
+            TreeError::Path { verb, path, errno } => write!(f, "cannot {verb} `{path}`: {}", errno.desc()),
+            TreeError::Output(error) => write!(f, "cannot write the output: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TreeError {}
+
+impl From<std::io::Error> for TreeError {
+    fn from(error: std::io::Error) -> TreeError {
+        TreeError::Output(error)
+    }
+}
+
+/// The errno of an I/O error that came from a system call.
+pub fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// A name for a terminal or a log: no control or invisible character survives, bytes that are no UTF-8 become `\xNN`.
+pub fn printable(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\'' | '"' => text.push(c),
+                c => text.extend(c.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// Opens the directory `name` in `dir`, never through a link.
+///
+/// # Errors
+/// The errno of openat(2): ENOTDIR for a link or anything else that is no directory.
+pub fn open_dir(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Opens the regular file `name` in `dir` for reading, never through a link, and looks at what was opened: a live
+/// neighbour may have put a fifo there since the name was looked at (O_NONBLOCK: the open of a fifo does not wait).
+///
+/// # Errors
+/// The errno of openat(2); EINVAL when it is no regular file.
+pub fn open_file(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(File, Status), Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let fd = openat(dir, name, flags, Mode::empty())?;
+    let status = status_of(fd.as_fd())?;
+    match status.kind {
+        Kind::File => Ok((fd.into(), status)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// A second, independent reading position on an open directory.
+///
+/// # Errors
+/// The errno of openat(2): EACCES when the directory lost its read or search bit.
+pub fn entries(dir: BorrowedFd<'_>) -> Result<Dir, Errno> {
+    Dir::from_fd(open_dir(dir, OsStr::new("."))?)
+}
+
+/// What a name is; asks the inode where the file system does not tell in the listing.
+pub fn kind_of(dir: BorrowedFd<'_>, name: &OsStr, listed: Option<Type>) -> Result<Kind, Errno> {
+    Ok(match listed {
+        Some(Type::Directory) => Kind::Directory,
+        Some(Type::File) => Kind::File,
+        Some(Type::Symlink) => Kind::Link,
+        Some(_) => Kind::Other,
+        None => status(dir, name)?.kind,
+    })
+}
+
+/// `.` and `..`.
+pub fn is_dots(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+}
+
+/// One name of a tree.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name in its directory.
+    pub name: OsString,
+    /// What it was when the walk looked.
+    pub status: Status,
+}
+
+/// What a walk comes across.
+#[derive(Debug)]
+pub enum Step {
+    /// A directory; [`Walk::dir`] is this directory now.
+    Enter(Entry),
+    /// The end of a directory; [`Walk::dir`] is its parent again.
+    Leave,
+    /// A regular file in [`Walk::dir`].
+    File(Entry),
+    /// A symbolic link in [`Walk::dir`].
+    Link(Entry),
+}
+
+struct Level {
+    dir: OwnedFd,
+    names: IntoIter<OsString>,
+    path: usize,
+}
+
+/// A walk through a tree in the byte order of full paths, which is git's order, within [`Bounds`].
+///
+/// Fifos, sockets, devices and whatever another mount covers are passed over and counted.
+pub struct Walk {
+    levels: Vec<Level>,
+    path: Vec<u8>,
+    mount: Mount,
+    bounds: Bounds,
+    leave_out: fn(&OsStr, Kind) -> bool,
+    files: u64,
+    bytes: u64,
+    skipped: u64,
+}
+
+impl Walk {
+    /// A walk through all of the open directory `root`.
+    ///
+    /// # Errors
+    /// When the directory itself cannot be read.
+    pub fn new(root: BorrowedFd<'_>, bounds: &Bounds) -> Result<Walk, TreeError> {
+        Walk::without(root, bounds, |_, _| false)
+    }
+
+    /// The same without the names (and what is below them) that `leave_out` answers true for.
+    ///
+    /// # Errors
+    /// When the directory itself cannot be read.
+    pub fn without(
+        root: BorrowedFd<'_>,
+        bounds: &Bounds,
+        leave_out: fn(&OsStr, Kind) -> bool,
+    ) -> Result<Walk, TreeError> {
+        let failed = |errno| TreeError::Path { verb: "read", path: ".".into(), errno };
+        let mount = status_of(root).map_err(failed)?.mount;
+        let dir = open_dir(root, OsStr::new(".")).map_err(failed)?;
+        let (path, levels) = (Vec::new(), Vec::new());
+        let mut walk = Walk { levels, path, mount, bounds: *bounds, leave_out, files: 0, bytes: 0, skipped: 0 };
+        walk.push(dir)?;
+        Ok(walk)
+    }
+
+    /// The directory that the last step is about.
+    ///
+    /// # Panics
+    /// After [`Walk::step`] said that there is no more.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.levels.last().expect("a walk that has ended has no directory").dir.as_fd()
+    }
+
+    /// The path of the last step, relative to the root, without a trailing slash.
+    pub fn path(&self) -> &[u8] {
+        self.path.strip_suffix(b"/").unwrap_or(&self.path)
+    }
+
+    /// What was passed over so far: fifos, sockets, devices, foreign mounts, names left out.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// An error about the last step.
+    pub fn failed(&self, verb: &'static str, errno: Errno) -> TreeError {
+        TreeError::Path { verb, path: printable(self.path()), errno }
+    }
+
+    /// The next step, or nothing at the end.
+    ///
+    /// # Errors
+    /// A bound is exceeded, or a directory cannot be read.
+    pub fn step(&mut self) -> Result<Option<Step>, TreeError> {
+        loop {
+            let Some(level) = self.levels.last_mut() else { return Ok(None) };
+            self.path.truncate(level.path);
+            let Some(name) = level.names.next() else {
+                self.levels.pop();
+                return Ok((!self.levels.is_empty()).then_some(Step::Leave));
+            };
+            self.path.extend_from_slice(name.as_bytes());
+            let status = status(self.dir(), &name).map_err(|errno| self.failed("read", errno))?;
+            if status.mount != self.mount || (self.leave_out)(&name, status.kind) {
+                self.skipped += 1;
+                continue;
+            }
+            let entry = Entry { name, status };
+            match status.kind {
+                Kind::Directory => return self.enter(entry).map(Some),
+                Kind::File => {
+                    self.charge(status.size)?;
+                    return Ok(Some(Step::File(entry)));
+                }
+                Kind::Link => return Ok(Some(Step::Link(entry))),
+                Kind::Other => self.skipped += 1,
+            }
+        }
+    }
+
+    fn enter(&mut self, entry: Entry) -> Result<Step, TreeError> {
+        if self.levels.len() > self.bounds.depth {
+            return Err(self.exceeded("levels", self.bounds.depth as u64));
+        }
+        let dir = open_dir(self.dir(), &entry.name).map_err(|errno| self.failed("open", errno))?;
+        self.path.push(b'/');
+        self.push(dir)?;
+        Ok(Step::Enter(entry))
+    }
+
+    fn push(&mut self, dir: OwnedFd) -> Result<(), TreeError> {
+        let names = self.list(dir.as_fd())?;
+        self.levels.push(Level { dir, names: names.into_iter(), path: self.path.len() });
+        Ok(())
+    }
+
+    /// Sorted as git sorts a tree: a directory as if its name ended in a slash. Bounded while it is read, because a
+    /// directory of a hundred million names would fill the launcher's memory.
+    fn list(&mut self, dir: BorrowedFd<'_>) -> Result<Vec<OsString>, TreeError> {
+        let failed = |walk: &Walk, errno| walk.failed("list", errno);
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for entry in entries(dir).map_err(|errno| failed(self, errno))?.iter() {
+            let entry = entry.map_err(|errno| failed(self, errno))?;
+            let mut name = entry.file_name().to_bytes().to_vec();
+            if is_dots(&name) {
+                continue;
+            }
+            self.files += 1;
+            if self.files > self.bounds.files {
+                return Err(self.exceeded("files", self.bounds.files));
+            }
+            let kind = kind_of(dir, OsStr::from_bytes(&name), entry.file_type());
+            if kind.map_err(|errno| failed(self, errno))? == Kind::Directory {
+                name.push(b'/');
+            }
+            names.push(name);
+        }
+        names.sort_unstable();
+        let bare = |mut name: Vec<u8>| {
+            name.pop_if(|last| *last == b'/');
+            OsString::from_vec(name)
+        };
+        Ok(names.into_iter().map(bare).collect())
+    }
+
+    fn charge(&mut self, size: u64) -> Result<(), TreeError> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > self.bounds.bytes { Err(self.exceeded("bytes", self.bounds.bytes)) } else { Ok(()) }
+    }
+
+    fn exceeded(&self, bound: &'static str, limit: u64) -> TreeError {
+        TreeError::Bound { path: printable(self.path()), bound, limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn names_for_people() {
+        for (name, shown) in [
+            (&b"plain.txt"[..], "plain.txt"),
+            (b"it's \"quoted\"", "it's \"quoted\""),
+            (b"new\nline", "new\\nline"),
+            (b"\x1b[2J", "\\u{1b}[2J"),
+            (b"\xff\xfe", "\\xff\\xfe"),
+            ("übung".as_bytes(), "übung"),
+            ("right\u{202e}left".as_bytes(), "right\\u{202e}left"),
+            (b"back\\slash", "back\\\\slash"),
+        ] {
+            assert_eq!(printable(name), shown);
+        }
+    }
+}
