@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Miss, Tried, absent, blocked};
+use crate::sys::attack::ipc;
 
 /// A directory or file and the inode that it is for its owner.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -108,6 +110,23 @@ impl Target {
     /// The secret.
     pub fn marker(&self) -> String {
         self.nonce.chars().rev().collect()
+    }
+
+    /// Removes every object, so that a run without a cell leaves nothing either, and one whose victim was killed.
+    pub fn remove(&self) {
+        for place in &self.dirs {
+            let _ = std::fs::remove_dir_all(&place.path);
+        }
+        for path in [&self.tmp_file, &self.shm_file, &self.tmp_socket].into_iter().flatten() {
+            let _ = std::fs::remove_file(path);
+        }
+        self.shm.into_iter().for_each(ipc::shm_remove);
+        self.sem.into_iter().for_each(ipc::sem_remove);
+        self.msg.into_iter().for_each(ipc::msg_remove);
+        self.key.into_iter().for_each(ipc::key_drop);
+        if let Some(name) = self.mq.clone().and_then(|name| CString::new(name).ok()) {
+            ipc::mq_remove(&name);
+        }
     }
 
     /// Proof that `bytes` hold the secret.

@@ -70,7 +70,7 @@ fn live(nonce: &str, again: bool, hidden: bool) -> Result<()> {
     watch.before(&objects);
     watch.wait(&objects);
     let damage = watch.after(&objects);
-    objects.remove();
+    objects.target.remove();
     say(&serde_json::json!({ "damage": damage }))
 }
 

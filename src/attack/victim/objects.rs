@@ -149,24 +149,6 @@ impl Objects {
         self.target.memfd = memfd.as_ref().map(AsRawFd::as_raw_fd);
         self._memfd = memfd.filter(|fd| nix::unistd::write(fd, secret.as_bytes()).is_ok());
     }
-
-    /// Removes everything, so that a run without a cell leaves nothing either.
-    pub(super) fn remove(&self) {
-        for place in &self.target.dirs {
-            let _ = fs::remove_dir_all(&place.path);
-        }
-        let target = &self.target;
-        for path in [&target.tmp_file, &target.shm_file, &target.tmp_socket].into_iter().flatten() {
-            let _ = fs::remove_file(path);
-        }
-        target.shm.into_iter().for_each(ipc::shm_remove);
-        target.sem.into_iter().for_each(ipc::sem_remove);
-        target.msg.into_iter().for_each(ipc::msg_remove);
-        target.key.into_iter().for_each(ipc::key_drop);
-        if let Some(name) = target.mq.clone().and_then(|name| CString::new(name).ok()) {
-            ipc::mq_remove(&name);
-        }
-    }
 }
 
 fn place(what: &str, path: PathBuf) -> std::io::Result<Place> {

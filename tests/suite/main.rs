@@ -1,0 +1,4 @@
+//! All integration tests are one binary: one link, one place for what they share.
+
+mod attack; // a victim and a hostile neighbour without any cell: the suite must find every hole there is
+mod need; // what a test needs of the host, and what happens without it
