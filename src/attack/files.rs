@@ -191,7 +191,13 @@ pub(super) fn cell_dir(t: &Target) -> Tried {
 
 pub(super) fn state_dir(t: &Target) -> Tried {
     let state = t.state_dir.as_deref().ok_or_else(|| absent("no state_dir given"))?;
-    let look = |name: &str| -> Tried { Ok(format!("lists {} names", fs::read_dir(state.join(name))?.count())) };
+    let look = |name: &str| -> Tried {
+        // An empty directory of the same name in the own root proves nothing.
+        match fs::read_dir(state.join(name))?.count() {
+            0 => Err(blocked("empty")),
+            count => Ok(format!("lists {count} names")),
+        }
+    };
     any(["", "cells"].into_iter().map(|name| (name, look(name))), || absent("nothing"))
 }
 

@@ -163,10 +163,9 @@ fn enter_namespaces(pid: i32) -> Tried {
     if entered.is_empty() { Err(blocked(stopped.join(" "))) } else { Ok(format!("entered {}", entered.join(" "))) }
 }
 
-fn launcher(t: &Target) -> Result<i32, Miss> {
+pub(super) fn launcher(t: &Target) -> Result<i32, Miss> {
     let pid = t.launcher_pid.ok_or_else(|| absent("no launcher_pid given"))?;
-    let own = [std::process::id() as i32, std::os::unix::process::parent_id() as i32];
-    if own.contains(&pid) { Err(blocked("the number is ours here")) } else { Ok(pid) }
+    if t.is_ours(pid) { Err(blocked("the number is ours here")) } else { Ok(pid) }
 }
 
 pub(super) fn launcher_environ(t: &Target) -> Tried {

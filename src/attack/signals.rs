@@ -75,8 +75,8 @@ pub(super) fn kill_init(t: &Target) -> Tried {
     init(t, Signal::SIGKILL)
 }
 
-pub(super) fn stop_launcher(t: &Target) -> Tried {
-    let pid = t.launcher_pid.ok_or_else(|| absent("no launcher_pid given"))?;
+pub(super) fn may_signal_launcher(t: &Target) -> Tried {
+    let pid = super::proc::launcher(t)?;
     // Signal 0 asks for the permission and does nothing.
     kill(Pid::from_raw(pid), None)?;
     Ok("may signal it".into())

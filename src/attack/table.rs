@@ -102,7 +102,7 @@ pub const ATTACKS: &[Attack] = &[
     row("launcher-mem", Class::Memory, proc::launcher_mem, "read the launcher's memory", ""),
     row("launcher-fd", Class::Descriptors, proc::launcher_fd, "list the launcher's descriptors", ""),
     row("launcher-ptrace", Class::Memory, proc::launcher_seize, "attach to the launcher", ""),
-    row("launcher-signal", Class::Signals, signals::stop_launcher, "be allowed to signal the launcher", ""),
+    row("launcher-signal", Class::Signals, signals::may_signal_launcher, "be allowed to signal the launcher", ""),
     row("init-environ", Class::Proc, proc::init_environ, "read the environment of process 1", ""),
     row("init-root", Class::Proc, proc::init_root, "walk through /proc/1/root", ""),
     row("init-fd", Class::Proc, proc::init_fd, "list the descriptors of process 1", ""),

@@ -164,9 +164,14 @@ impl Target {
         {
             found.push(pid);
         }
-        let own = [std::process::id() as i32, std::os::unix::process::parent_id() as i32];
-        found.retain(|pid| !own.contains(pid));
+        found.retain(|&pid| !self.is_ours(pid));
         if found.is_empty() { Err(blocked("no process of the victim in sight")) } else { Ok(found) }
+    }
+
+    /// Numbers that in this process' namespace cannot be anybody else's.
+    pub(crate) fn is_ours(&self, pid: i32) -> bool {
+        let own = [std::process::id() as i32, std::os::unix::process::parent_id() as i32];
+        own.contains(&pid) || self.own_init && pid == 1
     }
 
     /// A number may belong to another process in this namespace; only a readable command line can tell.

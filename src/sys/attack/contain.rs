@@ -90,3 +90,25 @@ fn reap(child: Pid, said: Option<Vec<u8>>) -> Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_child_speaks_dies_or_is_late() {
+        assert_eq!(contain(SHORT, || b"yes".to_vec()), Ok(Ended::Said(b"yes".to_vec())));
+        let killed = contain(SHORT, || {
+            let _ = kill(Pid::this(), Signal::SIGKILL);
+            Vec::new()
+        });
+        assert_eq!(killed, Ok(Ended::Signalled(libc::SIGKILL)));
+        let late = contain(Duration::from_millis(50), || {
+            std::thread::sleep(Duration::from_secs(60));
+            Vec::new()
+        });
+        assert_eq!(late, Ok(Ended::Late));
+    }
+}
