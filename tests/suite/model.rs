@@ -33,8 +33,11 @@ pub struct Call {
 
 enum Input {
     Fixed(Value),
-    Made(Box<dyn Fn(&[Answer]) -> Value + Send + Sync>),
+    Made(Make),
 }
+
+/// Makes an input from the answers so far.
+type Make = Box<dyn Fn(&[Answer]) -> Value + Send + Sync>;
 
 impl Call {
     /// A call whose input is known beforehand.
