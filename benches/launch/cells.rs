@@ -54,7 +54,7 @@ impl Stage {
         fs::copy(oubliette, &stage.oubliette)?;
         fs::set_permissions(&stage.oubliette, fs::Permissions::from_mode(0o755))?;
         compile_agent(&stage.agent)?;
-        let mut policy = String::from("description = \"every layer off\"\n\n[layers]\n");
+        let mut policy = String::from("description = \"every layer off\"\ndeny = []\ncommands = \"any\"\n\n[layers]\n");
         for layer in Layer::ALL {
             policy += &format!("{layer} = \"off\"\n");
         }
@@ -136,6 +136,9 @@ impl Stage {
         };
         let base = count_mounts(who, &job(1))?;
         let wanted = (mounts + 1).saturating_sub(base).clamp(1, options.len());
+        if mounts == 0 {
+            return Err("oubliette's cell has no /proc/self/mountinfo to count".into());
+        }
         let job = job(wanted);
         let count = count_mounts(who, &job)?;
         if count == mounts { Ok(job) } else { Err(format!("its new root has {count} mounts, not {mounts}")) }
