@@ -1,0 +1,142 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_oubliette_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_oubliette_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_oubliette_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_oubliette_using_subcommand
+    set -l cmd (__fish_oubliette_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c oubliette -n "__fish_oubliette_needs_command" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_needs_command" -s V -l version -d 'Print version'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "run" -d 'Run an agent in a fresh cell and wipe it afterwards'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "explain" -d 'Say what `run` with the same arguments would do, layer by layer, and why'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "doctor" -d 'Say what this host offers, for every level'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "sweep" -d 'Kill and wipe what dead runs left; never touches a live cell'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "ps" -d 'List the live cells'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "kill" -d 'End a live cell: TERM, then KILL after the grace period'
+complete -c oubliette -n "__fish_oubliette_needs_command" -f -a "policy" -d 'List, show and check policies'
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s u -l user -d 'Whose run this is: any text (a mail address, a UUID, …); never used as a path' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-file -d 'Read the agent\'s credential from this file (mode 0600 or stricter, not a link)' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-fd -d 'Read the credential from this open descriptor' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-env -d 'Read the credential from this variable, whose memory is then overwritten' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy -d 'Take the policy from this file instead of a named level' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
+none\t'A namespace with nothing but its own loopback'"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l upstream -d 'Base URL of the agent\'s model API' -r -f
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l setenv -d 'One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s w -l workspace -d 'The agent\'s working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l copy-in -d 'Fill a fresh workspace with a copy of this directory' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l export -d 'After the run put the workspace into this new directory, or as a tar archive into FILE.tar or `-`' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l patch -d 'After the run write what the agent changed as a patch in git\'s format' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l timeout -d 'End the run after this time (`90s`, `30m`, `1h`) with status 124' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l grace -d 'Time between TERM and KILL at the deadline' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one)' -r -f -a "all\t''
+pid\t''
+root\t''
+ipc\t''
+uts\t''
+net\t''
+uid\t''
+landlock-fs\t''
+landlock-net\t''
+landlock-scope\t''
+seccomp\t''
+capabilities\t''
+no-new-privs\t''
+limits\t''
+cgroup\t''
+settings\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s l -l level -d 'How much the agent may do: paranoid, balanced, developer, or a level of your own' -r -f -a "paranoid\t''
+balanced\t''
+developer\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s a -l agent -d 'Which agent the command is (default: guessed from its name); `none` for any program' -r -f -a "claude\t''
+none\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s u -l user -d 'Whose run this is: any text (a mail address, a UUID, …); never used as a path' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-file -d 'Read the agent\'s credential from this file (mode 0600 or stricter, not a link)' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-fd -d 'Read the credential from this open descriptor' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-env -d 'Read the credential from this variable, whose memory is then overwritten' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy -d 'Take the policy from this file instead of a named level' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
+none\t'A namespace with nothing but its own loopback'"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l upstream -d 'Base URL of the agent\'s model API' -r -f
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l setenv -d 'One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s w -l workspace -d 'The agent\'s working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l copy-in -d 'Fill a fresh workspace with a copy of this directory' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l export -d 'After the run put the workspace into this new directory, or as a tar archive into FILE.tar or `-`' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l patch -d 'After the run write what the agent changed as a patch in git\'s format' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l timeout -d 'End the run after this time (`90s`, `30m`, `1h`) with status 124' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l grace -d 'Time between TERM and KILL at the deadline' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one)' -r -f -a "all\t''
+pid\t''
+root\t''
+ipc\t''
+uts\t''
+net\t''
+uid\t''
+landlock-fs\t''
+landlock-net\t''
+landlock-scope\t''
+seccomp\t''
+capabilities\t''
+no-new-privs\t''
+limits\t''
+cgroup\t''
+settings\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s l -l level -d 'How much the agent may do: paranoid, balanced, developer, or a level of your own' -r -f -a "paranoid\t''
+balanced\t''
+developer\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s a -l agent -d 'Which agent the command is (default: guessed from its name); `none` for any program' -r -f -a "claude\t''
+none\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l json -d 'Machine-readable output'
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l json -d 'Machine-readable output'
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l dry-run -d 'Say what would be removed and remove nothing'
+complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l json -d 'Machine-readable output'
+complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_using_subcommand ps" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand ps" -l json -d 'Machine-readable output'
+complete -c oubliette -n "__fish_oubliette_using_subcommand ps" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_using_subcommand kill" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand kill" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "list" -d 'Name the levels and agents, and where each comes from'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "show" -d 'Print a level\'s policy or an agent\'s file'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "check" -d 'Check a policy file'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help'
