@@ -98,7 +98,7 @@ impl Cell {
     pub fn record(&self, record: &Record) -> Result<()> {
         let text = serde_json::to_vec(record).unwrap_or_default();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.lock, RECORD, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let file = openat(&*self.lock, RECORD, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let written = file.map_err(std::io::Error::from).and_then(|file| File::from(file).write_all(&text));
         written.map_err(|error| {
             Error::new(format!("write {}", self.path.join(RECORD).display()), error).hint("free the disk, or name another place with --state-dir")
@@ -118,18 +118,18 @@ impl Cell {
         let failed = |errno: Errno| Error::new(format!("lay out cell {}", self.path.display()), errno).hint("free the disk");
         self.directories = true;
         for name in ["home", "tmp", "work", "settings", "base"] {
-            mkdirat(&self.lock, name, Mode::S_IRWXU).map_err(failed)?;
+            mkdirat(&*self.lock, name, Mode::S_IRWXU).map_err(failed)?;
             let to_agent = !matches!(name, "settings" | "base");
             if to_agent && agent != launcher {
-                fchownat(&self.lock, name, Some(agent.uid), Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+                fchownat(&*self.lock, name, Some(agent.uid), Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
             }
         }
         if agent != launcher {
             // The outer directory stays the launcher's: whatever modes the agent sets inside, nobody else gets in.
             fchownat(&self.parent, self.id.as_str(), None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
             fchmodat(&self.parent, self.id.as_str(), Mode::from_bits_truncate(0o710), FchmodatFlags::NoFollowSymlink).map_err(failed)?;
-            fchownat(&self.lock, "settings", None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
-            fchmodat(&self.lock, "settings", Mode::from_bits_truncate(0o750), FchmodatFlags::NoFollowSymlink).map_err(failed)?;
+            fchownat(&*self.lock, "settings", None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+            fchmodat(&*self.lock, "settings", Mode::from_bits_truncate(0o750), FchmodatFlags::NoFollowSymlink).map_err(failed)?;
         }
         let at = |name: &str| self.path.join(name);
         Ok(Places { home: at("home"), tmp: at("tmp"), work: at("work"), settings: at("settings") })
@@ -175,7 +175,7 @@ impl Cell {
 
     fn remove(&mut self) -> Wiped {
         self.wiped = true;
-        if !self.directories && unlinkat(&self.lock, RECORD, UnlinkatFlags::NoRemoveDir).is_ok_and(|()| true)
+        if !self.directories && unlinkat(&*self.lock, RECORD, UnlinkatFlags::NoRemoveDir).is_ok_and(|()| true)
             && unlinkat(&self.parent, self.id.as_str(), UnlinkatFlags::RemoveDir).is_ok()
         {
             return Wiped { files: 2, left: Vec::new() };

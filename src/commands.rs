@@ -29,6 +29,10 @@ pub fn main() -> ExitCode {
     };
     let done = Cli::from_arg_matches(&matches).map_err(|error| error.to_string());
     let result = match done {
+        // Programs of the attack suite: they are the agent of a cell, and their status is their own.
+        Ok(Cli { command: Command::Victim(args) }) => return crate::attack::victim(&args.args),
+        Ok(Cli { command: Command::Attack(args) }) => return crate::attack::attack(&args.args),
+        Ok(Cli { command: Command::Posture }) => return crate::posture::print(),
         Ok(cli) => dispatch(cli.command, &matches),
         Err(error) => Err(Error::new("read the command line", error)),
     };
@@ -62,9 +66,7 @@ fn dispatch(command: Command, matches: &ArgMatches) -> Result<Exit> {
             sweep::end(&open_state(state_dir.as_deref())?, &cell).map(|()| Exit::Agent(0))
         }
         Command::Policy(args) => policy(args.action),
-        Command::Victim(args) => Ok(crate::attack::victim(&args.args)),
-        Command::Attack(args) => Ok(crate::attack::attack(&args.args)),
-        Command::Posture => Ok(crate::attack::posture()),
+        Command::Victim(_) | Command::Attack(_) | Command::Posture => Ok(Exit::Agent(0)),
     }
 }
 

@@ -140,6 +140,8 @@ pub struct Confinement<'a> {
     pub hand_out: bool,
     /// The compiled filter.
     pub filter: Vec<Instruction>,
+    /// Put everything into force and start nothing: `explain` and `doctor` try the steps.
+    pub rehearsal: bool,
     /// The terminal: the agent gets one of its own.
     pub terminal: bool,
     /// The child's end of the channel.
@@ -175,7 +177,9 @@ impl Confinement<'_> {
     /// launcher by the channel.
     pub fn start(self) -> ! {
         let failures = self.channel.try_clone();
+        let rehearsal = self.rehearsal;
         match self.enter() {
+            Ok(_) if rehearsal => sys::process::exit_now(0),
             Ok(confined) => confined.exec(),
             Err(failure) => {
                 if let Ok(channel) = failures {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::confine::Places;
+use crate::confine::{Places, expand};
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
 use crate::job::Job;
@@ -13,7 +13,7 @@ use crate::policy::agent::Way;
 use crate::secret::Secret;
 
 /// All of them, in the places of this cell.
-pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, way: Option<&Way>, secret: Option<&Secret>) -> Vec<CellFile> {
+pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, credential: Option<(&Way, &Secret)>, terminal: bool) -> Vec<CellFile> {
     let mut files = Vec::new();
     if let Some(settings) = &plan.settings {
         files.push(launchers(&places.settings.join("settings.json"), settings.settings.as_bytes()));
@@ -24,11 +24,13 @@ pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, way: Option<
     if !job.servers.text.is_empty() {
         files.push(launchers(&places.settings.join("mcp.json"), job.servers.text.as_bytes()));
     }
-    for (name, text) in &plan.home {
-        files.push(CellFile { path: places.home.join(name), bytes: text.clone().into_bytes(), mode: 0o600, to_agent: true });
+    let more = if terminal { &plan.home_terminal[..] } else { &[] };
+    for (name, text) in plan.home.iter().chain(more) {
+        let bytes = expand(text, places).into_bytes();
+        files.push(CellFile { path: places.home.join(name), bytes, mode: 0o600, to_agent: true });
     }
-    if let (Credential::File, Some(way), Some(secret)) = (plan.credential, way, secret) {
-        files.extend(credential(way, secret, places));
+    if let (Credential::File, Some((way, secret))) = (plan.credential, credential) {
+        files.extend(credential_file(way, secret, places));
     }
     if plan.root.is_some() {
         files.extend(synthetic(plan.network, agent));
@@ -42,7 +44,7 @@ fn launchers(path: &Path, bytes: &[u8]) -> CellFile {
 }
 
 /// 0600 in HOME: under gVisor every other place can be read by every UID.
-fn credential(way: &Way, secret: &Secret, places: &Places) -> Option<CellFile> {
+fn credential_file(way: &Way, secret: &Secret, places: &Places) -> Option<CellFile> {
     let file = way.file.as_ref()?;
     let mut bytes = file.before.clone().into_bytes();
     bytes.extend(secret.expose());

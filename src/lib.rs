@@ -24,6 +24,7 @@ pub mod mcp;
 pub mod patch;
 pub mod plan;
 pub mod policy;
+pub mod posture;
 pub mod program;
 pub mod progress;
 pub mod report;

@@ -52,8 +52,10 @@ pub struct Plan {
     pub settings: Option<Rendered>,
     /// Where the machine's owner keeps settings that the agent lets nothing loosen; shown where there is a private root.
     pub managed: Option<PathBuf>,
-    /// Files in HOME at the start.
+    /// Files in HOME at the start; the text may name `{work}`.
     pub home: Vec<(String, String)>,
+    /// More of them where the agent gets a terminal.
+    pub home_terminal: Vec<(String, String)>,
     /// Variables of the agent, by name.
     #[serde(serialize_with = "environ::serialize")]
     pub environment: Vec<(OsString, Text)>,
@@ -215,7 +217,8 @@ impl Plan {
             return Err(Box::new(Refusal { layers: decided }));
         }
         let on = layers::On::new(&decided, host);
-        let settings = agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers));
+        let private = on.has(Layer::Root);
+        let settings = agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, private));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
         Ok(Plan {
@@ -230,7 +233,8 @@ impl Plan {
             network,
             credential: credential(request, host),
             managed: agent.settings.as_ref().and_then(|Settings::Claude(template)| template.managed.clone()),
-            home: agent.home.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
+            home: pairs(&agent.home),
+            home_terminal: pairs(&agent.home_terminal),
             environment: environ::variables(request, agent, host, &on),
             arguments: environ::arguments(request, agent, settings.as_ref(), &host.servers),
             program: host.programs.agent.path.clone(),
@@ -254,6 +258,10 @@ impl Plan {
             _ => None,
         })
     }
+}
+
+fn pairs(map: &std::collections::BTreeMap<String, String>) -> Vec<(String, String)> {
+    map.iter().map(|(name, text)| (name.clone(), text.clone())).collect()
 }
 
 fn identity(request: &Request, on: &layers::On) -> Identity {
@@ -281,7 +289,8 @@ fn classes(
         no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
         shared_uid: identity == Identity::Owner,
     };
-    let row = |&class: &Class| Denied { class, settings: agent.maps(class), kernel: class.kernel(&twins) };
+    let left_out = |class| class == Class::SharedTmp && on.has(Layer::Root);
+    let row = |&class: &Class| Denied { class, settings: agent.maps(class) && !left_out(class), kernel: class.kernel(&twins) };
     policy.deny.iter().map(row).collect()
 }
 

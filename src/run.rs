@@ -52,6 +52,7 @@ struct Run<'a> {
     signals: Signals,
     progress: Progress,
     started: Instant,
+    rehearsal: bool,
 }
 
 /// What a finished attempt came to.
@@ -88,10 +89,12 @@ pub fn run(request: Request) -> Result<Exit> {
     sys::environ::forget();
     progress.stage(Stage::Planned, || format!("{} at level {}", job.agent.value.title, job.level.name));
 
+    tell_degraded(&progress, &plan);
+
     let mut host = job.host.clone();
     let (plan, finished) = {
         let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
-        let run = Run { job: &job, launcher, state, secret, kept, copy_in, signals, progress, started };
+        let run = Run { job: &job, launcher, state, secret, kept, copy_in, signals, progress, started, rehearsal: false };
         let mut outputs = Some(outputs);
         let mut plan = plan;
         let mut terminal = terminal;
@@ -101,6 +104,7 @@ pub fn run(request: Request) -> Result<Exit> {
                 // The host lacks what it was taken to have: plan again with that known, or refuse.
                 Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
                     plan = run.replan(&host).map_err(|refusal| refusal.error())?;
+                    tell_degraded(&run.progress, &plan);
                 }
                 _ => break (plan, finished),
             }
@@ -108,6 +112,29 @@ pub fn run(request: Request) -> Result<Exit> {
     };
     job.host = host;
     conclude(&job, &plan, finished, report)
+}
+
+/// Corrects the facts of a job's host by trying every step of its plan without an agent, until a plan can be put into
+/// force or is refused: what `explain` and `doctor` say is then what a run does.
+///
+/// # Errors
+/// Something failed that says nothing of the host: a full disk, no UID left.
+pub fn rehearse(job: &mut Job) -> Result<()> {
+    let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
+    let mut host = job.host.clone();
+    let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
+    let state = State::open(job.request.state_dir.as_deref())?;
+    let progress = Progress::new(true, false);
+    let run = Run { job, launcher, state, secret: None, kept: None, copy_in: None, signals, progress, started: Instant::now(), rehearsal: true };
+    while let Ok(plan) = run.replan(&host) {
+        match run.attempt(&plan, &mut None, &mut None)?.outcome {
+            Outcome::Ran(_) => break,
+            Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(step, errno) => {}
+            Outcome::Failed(failure) => return Err(not_confined(failure)),
+        }
+    }
+    job.host = host;
+    Ok(())
 }
 
 impl Run<'_> {
@@ -134,7 +161,7 @@ impl Run<'_> {
             None => cell.lay_out(agent, self.launcher)?,
         };
         cell.record(&self.record(plan, &cell, agent, lease.is_some()))?;
-        let files = files::of_cell(plan, self.job, &places, agent, self.way(), self.secret.as_ref());
+        let files = files::of_cell(plan, self.job, &places, agent, self.way().zip(self.secret.as_ref()), terminal.is_some());
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
             let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
@@ -207,6 +234,7 @@ impl Run<'_> {
             tree,
             filling: self.filling(outputs, agent),
             filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
+            rehearsal: self.rehearsal,
             terminal: terminal.is_some(),
             channel: theirs,
             command,
@@ -337,6 +365,9 @@ impl Run<'_> {
     fn streams(&self, plan: &Plan, terminal: bool) -> Result<(Stdio, Vec<Relay>)> {
         let request = &self.job.request;
         let mut relays = Vec::new();
+        if self.rehearsal {
+            return Ok((Stdio([Stream::Inherit, Stream::Inherit, Stream::Inherit]), relays));
+        }
         let check = plan.check.clone().unwrap_or_default();
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| Error::new("copy a standard stream", error));
         let mut piped = |to: OwnedFd, check: Check| -> Result<Stream> {
@@ -400,6 +431,14 @@ struct Prepared {
     files: Vec<CellFile>,
     agent: Ids,
     lease: Option<Lease>,
+}
+
+/// A layer that is missing is named before the agent starts.
+fn tell_degraded(progress: &Progress, plan: &Plan) {
+    let missing: Vec<String> = plan.degraded().map(|(layer, why, _)| format!("{layer} ({why})")).collect();
+    if !missing.is_empty() {
+        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join(", ")));
+    }
 }
 
 fn uid_range(job: &Job, plan: &Plan) -> crate::request::UidRange {

@@ -145,10 +145,9 @@ impl Watch<'_> {
             if let Some(terminal) = &mut self.terminal {
                 terminal.pump();
             }
-            for relay in &mut self.relays {
-                if let Some(why) = relay.pump() {
-                    self.end_now(&mut seen, Ended::LevelNotInForce(why));
-                }
+            let why = self.relays.iter_mut().filter_map(Relay::pump).next();
+            if let Some(why) = why {
+                self.end_now(&mut seen, Ended::LevelNotInForce(why));
             }
             self.mind_the_time(&mut seen);
             if seen.child_gone {
@@ -366,7 +365,9 @@ pub fn end_orphans() -> bool {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return true,
             Ok(WaitStatus::StillAlive) => {
-                children().into_iter().for_each(|child| drop(kill(child, Signal::SIGKILL)));
+                for child in children() {
+                    let _ = kill(child, Signal::SIGKILL);
+                }
                 std::thread::sleep(Duration::from_micros(200));
             }
             _ => {}

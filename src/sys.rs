@@ -10,3 +10,5 @@ pub mod process;
 pub mod seccomp;
 pub mod tty;
 pub mod vault;
+pub mod attack;
+pub mod inode;

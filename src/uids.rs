@@ -89,7 +89,7 @@ fn try_take(leases: &OwnedFd, uid: u32) -> Result<Option<Flock<OwnedFd>>, Errno>
             Err((_, errno)) => return Err(errno),
         };
         // Released between our open and our lock: the name may already be another file's.
-        if fstat(&lock).is_ok_and(|stat| stat.st_nlink == 0) {
+        if fstat(&*lock).is_ok_and(|stat| stat.st_nlink == 0) {
             continue;
         }
         // A run that was killed left it: what it left running would be the next one's equal.

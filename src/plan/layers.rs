@@ -84,7 +84,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
         Layer::Cgroup => of(&host.cgroup, |cgroups| cgroup(cgroups)),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
-        Layer::Settings => Can::Enforce("read-only to the agent, checked at its start".into()),
+        Layer::Settings => settings(request, policy, agent, host),
     }
 }
 
@@ -118,6 +118,20 @@ fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
         }
     }
     Can::Enforce(made(maker))
+}
+
+/// A caller's argument may loosen settings that no managed file backs.
+fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Can {
+    let managed = matches!(cellular(Layer::Root, policy, host), Can::Enforce(_)) && policy.want(Layer::Root) != Want::Off;
+    let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
+    let loosens = |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
+    match words.filter(loosens).find(|_| !managed) {
+        None => Can::Enforce("read-only to the agent, checked at its start".into()),
+        Some(word) => Can::Lack(Lack::new(
+            format!("{word} lets its input loosen the settings, and without a private root no managed settings rule that out"),
+            "leave the argument out",
+        )),
+    }
 }
 
 fn net(host: &Host, network: NetworkMode) -> Can {

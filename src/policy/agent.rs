@@ -26,9 +26,12 @@ pub struct AgentSpec {
     /// Arguments.
     #[serde(default)]
     pub arguments: Arguments,
-    /// Files that it finds in its HOME at the start, by name.
+    /// Files that it finds in its HOME at the start, by name; the text may name `{work}`.
     #[serde(default)]
     pub home: BTreeMap<String, String>,
+    /// More of them where it gets a terminal.
+    #[serde(default)]
+    pub home_terminal: BTreeMap<String, String>,
     /// Programs that it runs itself, for levels with a list of programs.
     #[serde(default)]
     pub execute: Vec<String>,
@@ -106,6 +109,9 @@ pub struct Arguments {
     /// Arguments of the caller's that could loosen the level, with or without `=value`.
     #[serde(default)]
     pub refuse: Vec<String>,
+    /// Arguments that could loosen the level where there is no private root to show the managed settings in.
+    #[serde(default)]
+    pub refuse_unmanaged: Vec<String>,
 }
 
 /// The settings of an agent, by the format that it reads.

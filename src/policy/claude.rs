@@ -26,9 +26,6 @@ pub struct Template {
     pub confine_files: ByCommands<bool>,
     /// `permissions.deny` by class.
     pub deny: BTreeMap<Class, Vec<Rule>>,
-    /// Rules denied unless the policy allows any command.
-    #[serde(default)]
-    pub deny_unless_any: Vec<Rule>,
 }
 
 /// One value for each thing that a policy can say of commands.
@@ -168,8 +165,8 @@ pub struct Rendered {
 }
 
 impl Template {
-    /// The settings for a policy with these MCP servers of the caller's.
-    pub fn render(&self, policy: &Policy, servers: &[String]) -> Rendered {
+    /// The settings for a policy with these MCP servers of the caller's, in a cell that has a /tmp of its own or not.
+    pub fn render(&self, policy: &Policy, servers: &[String], private_tmp: bool) -> Rendered {
         let commands = &policy.commands;
         let confine = self.confine_files.of(commands).then_some(true);
         let permissions = Permissions {
@@ -180,7 +177,7 @@ impl Template {
             block_writes_outside_working_directories: confine,
             deny_instead_of_prompting: confine,
             allow: self.allowed(commands, servers),
-            deny: self.denied(policy),
+            deny: self.denied(policy, private_tmp),
         };
         let absent = permissions.deny.iter().filter(|r| !r.0.contains(['(', '*'])).map(|r| r.0.clone()).collect();
         let mut settings = Settings {
@@ -213,14 +210,11 @@ impl Template {
         allow
     }
 
-    fn denied(&self, policy: &Policy) -> Vec<Rule> {
+    fn denied(&self, policy: &Policy, private_tmp: bool) -> Vec<Rule> {
         let mut deny = Vec::new();
-        let extra = match policy.commands {
-            Commands::All(AllCommands::Any) => &[][..],
-            _ => &self.deny_unless_any[..],
-        };
-        let classes = policy.deny.iter().filter_map(|class| self.deny.get(class)).flatten();
-        for rule in classes.chain(extra) {
+        // The agent keeps the output of its own tasks in /tmp, and could not read it.
+        let classes = policy.deny.iter().filter(|class| !(private_tmp && **class == Class::SharedTmp)).filter_map(|class| self.deny.get(class)).flatten();
+        for rule in classes {
             if !deny.contains(rule) {
                 deny.push(rule.clone());
             }

@@ -15,24 +15,34 @@ pub enum Class {
     SharedTmp,
     /// /proc of processes outside the cell.
     ForeignProc,
+    /// /proc and /sys at all, through the agent's file tools.
+    Proc,
     /// sudo, su and whatever else gains rights.
     Privilege,
     /// Files and memory that hold a credential.
     Credentials,
     /// The agent's own settings, and files of the workspace that would change them.
     AgentSettings,
+    /// The agent's own state in HOME: transcripts, caches.
+    AgentState,
     /// Writes to /etc, /usr and the like.
     SystemWrites,
+    /// Reading /etc.
+    SystemReads,
     /// Lists of processes: ps, top.
     ProcessList,
     /// Listing the root directory.
     ListRoot,
+    /// Listing /tmp, even one of the cell's own.
+    ListTmp,
     /// Making links: ln.
     Links,
     /// Changing modes: chmod.
     Modes,
     /// Changing owners: chown.
     Owners,
+    /// Commands that run others from their arguments or input: xargs, find.
+    Indirection,
     /// Any command, and tools that run code.
     Shell,
     /// Web tools of the agent.
@@ -70,19 +80,24 @@ impl Twins<'_> {
 
 impl Class {
     /// Every class, in the order of `explain`.
-    pub const ALL: [Class; 19] = [
+    pub const ALL: [Class; 24] = [
         Class::OtherHomes,
         Class::SharedTmp,
         Class::ForeignProc,
+        Class::Proc,
         Class::Privilege,
         Class::Credentials,
         Class::AgentSettings,
+        Class::AgentState,
         Class::SystemWrites,
+        Class::SystemReads,
         Class::ProcessList,
         Class::ListRoot,
+        Class::ListTmp,
         Class::Links,
         Class::Modes,
         Class::Owners,
+        Class::Indirection,
         Class::Shell,
         Class::Web,
         Class::NetworkTools,
@@ -97,15 +112,20 @@ impl Class {
         match self {
             Class::OtherHomes => "other-homes",
             Class::SharedTmp => "shared-tmp",
+            Class::Proc => "proc",
             Class::ForeignProc => "foreign-proc",
             Class::Privilege => "privilege",
             Class::Credentials => "credentials",
+            Class::AgentState => "agent-state",
             Class::AgentSettings => "agent-settings",
+            Class::SystemReads => "system-reads",
             Class::SystemWrites => "system-writes",
             Class::ProcessList => "process-list",
+            Class::ListTmp => "list-tmp",
             Class::ListRoot => "list-root",
             Class::Links => "links",
             Class::Modes => "modes",
+            Class::Indirection => "indirection",
             Class::Owners => "owners",
             Class::Shell => "shell",
             Class::Web => "web",
@@ -140,12 +160,13 @@ impl Class {
             Class::ProcessList if twins.has(Layer::Pid) && twins.has(Layer::Root) => Some("pid: it lists the cell only"),
             Class::ListRoot => twins.has(Layer::Root).then_some("root: it lists the cell only"),
             Class::Owners => twins.has(Layer::Capabilities).then_some("capabilities: no CAP_CHOWN"),
-            Class::ProcessList | Class::Links | Class::Modes | Class::Shell => few,
+            Class::ProcessList | Class::ListTmp | Class::Links | Class::Modes | Class::Indirection | Class::Shell => few,
             Class::NetworkTools if twins.no_network => Some("net: there is no network"),
             Class::NetworkTools => few,
             Class::Web => twins.no_network.then_some("net: there is no network"),
             Class::Background => twins.has(Layer::Pid).then_some("pid: everything ends with the run"),
-            Class::Credentials | Class::Subagents | Class::Worktrees => None,
+            Class::SystemReads => twins.has(Layer::Root).then_some("root: /etc is the cell's own"),
+            Class::Credentials | Class::Proc | Class::AgentState | Class::Subagents | Class::Worktrees => None,
         }
     }
 }
@@ -163,6 +184,6 @@ fn files(twins: &Twins<'_>) -> Option<&'static str> {
 
 impl std::fmt::Display for Class {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }

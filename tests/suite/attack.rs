@@ -191,7 +191,7 @@ impl Outcome {
 #[test]
 fn same_user_without_a_cell_loses_everything() {
     let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
-    if !need::root() {
+    if !need::as_root() {
         return;
     }
     let spared = encounter(true, false, true);
@@ -226,7 +226,7 @@ fn same_user_without_a_cell_loses_everything() {
 #[test]
 fn a_user_of_its_own_without_a_cell_still_leaks_names_and_loopback() {
     let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
-    if !need::root() {
+    if !need::as_root() {
         return;
     }
     let other = encounter(false, false, false);

@@ -15,7 +15,7 @@ fn posture(command: &mut Command) -> Value {
 
 #[test]
 fn posture_of_a_plain_user_with_one_variable() {
-    if !need::root() {
+    if !need::as_root() {
         return;
     }
     let dir =
