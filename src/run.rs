@@ -4,7 +4,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 
@@ -71,12 +71,13 @@ struct Finished {
 /// What was refused or failed before the agent ran. Nothing is left of it.
 pub fn run(request: Request) -> Result<Exit> {
     let started = Instant::now();
-    let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
     let report = request.report_fd.map(open_report).transpose()?;
+    let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
+    let signals = take_signals()?;
     let mut job = Job::new(request)?;
     let plan = job.plan().map_err(|refusal| refusal.error())?;
-    let secret = job.request.credential.as_ref().map(Secret::read).transpose()?;
+    let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?;
     hide_launcher()?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
@@ -120,7 +121,7 @@ pub fn run(request: Request) -> Result<Exit> {
 /// # Errors
 /// Something failed that says nothing of the host: a full disk, no UID left.
 pub fn rehearse(job: &mut Job) -> Result<()> {
-    let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
+    let signals = take_signals()?;
     let mut host = job.host.clone();
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
     let state = State::open(job.request.state_dir.as_deref())?;
@@ -433,6 +434,10 @@ struct Prepared {
     lease: Option<Lease>,
 }
 
+fn take_signals() -> Result<Signals> {
+    Signals::block().map_err(|errno| Error::new("take signals", errno).hint("raise the limit on open files"))
+}
+
 /// A layer that is missing is named before the agent starts.
 fn tell_degraded(progress: &Progress, plan: &Plan) {
     let missing: Vec<String> = plan.degraded().map(|(layer, why, _)| format!("{layer} ({why})")).collect();
@@ -471,11 +476,17 @@ fn open_report(number: i32) -> Result<File> {
     let failed = |error: std::io::Error| {
         Error::new(format!("write the report to descriptor {number}"), error).hint("open it in the caller, as in `--report-fd 3 3>report.json`")
     };
-    match number {
-        1 => Ok(std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into()),
-        2 => Ok(std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into()),
-        _ => sys::fds::take(number).map_err(|errno| failed(errno.into())),
+    let file: File = match number {
+        1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
+        2 => std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into(),
+        _ => sys::fds::take(number).map_err(|errno| failed(errno.into()))?,
+    };
+    // Known now, so that a run whose report could not be written does not start.
+    let flags = sys::fds::flags(file.as_raw_fd()).unwrap_or(OFlag::O_RDONLY);
+    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+        return Err(Error::new(format!("write the report to descriptor {number}"), "it is open for reading only").hint("open it for writing, as in `--report-fd 3 3>report.json`"));
     }
+    Ok(file)
 }
 
 /// Whether the command asks for the event stream, before `--`.
@@ -491,7 +502,7 @@ fn null() -> Result<OwnedFd> {
 /// What a text of the plan is in this cell.
 fn resolve(text: &Text, places: &Places) -> OsString {
     match text {
-        Text::Plain(text) => text.clone(),
+        Text::Plain(text) | Text::Hidden(text) => text.clone(),
         Text::Template(text) => expand(text, places).into(),
     }
 }
@@ -551,7 +562,7 @@ fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) ->
         let mut text = serde_json::to_vec(&report).unwrap_or_default();
         text.push(b'\n');
         if let Err(error) = file.write_all(&text) {
-            say(&format!("cannot write the report: {error}"));
+            say(&Error::new("write the report", error).to_string());
         }
     }
     match error {

@@ -72,10 +72,14 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     if meta.mode() & 0o002 != 0 {
         return refuse(format!("everybody can write it (mode {:04o})", meta.mode() & 0o7777), "chmod o-w it");
     }
-    let home = std::env::home_dir();
-    let real = path.canonicalize().map_err(|error| Error::new(&*object, error))?;
-    if state.path.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
+    let real = path.canonicalize().map_err(|error| Error::new(&*object, error).hint("name a directory that this user may enter"))?;
+    let state = state.path.canonicalize().unwrap_or_else(|_| state.path.clone());
+    let home = std::env::home_dir().map(|home| home.canonicalize().unwrap_or(home));
+    if state.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
         return refuse("it holds a HOME or the state directory".into(), "name the directory of the project alone");
+    }
+    if real.starts_with(&state) {
+        return refuse("it is inside the state directory".into(), "name a directory of your own, or use --workspace user");
     }
     let owner = Ids { uid: Uid::from_raw(meta.uid()), gid: Gid::from_raw(meta.gid()) };
     Ok(Kept { owner, bound: false, _lock: lock(&dir, &object)?, directory: CheckedDirectory { path: real, fd: dir.into() } })
@@ -295,9 +299,18 @@ impl Outputs {
 }
 
 fn create(path: &Path, verb: &str) -> Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path).map_err(|error| {
-        Error::new(format!("{verb} {}", path.display()), error).hint("name a file in a directory that this user may write")
-    })
+    let object = format!("{verb} {}", path.display());
+    // A fifo that nobody reads would hold the launcher for ever.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let opened = File::options().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => Error::new(&*object, "it is a symbolic link").hint("name the file itself"),
+        _ => Error::new(&*object, error).hint("name a file in a directory that this user may write"),
+    })?;
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err(Error::new(object, "it is not a regular file").hint("name a new file"));
+    }
+    Ok(file)
 }
 
 fn target_directory(path: &Path) -> Result<Target> {
@@ -307,7 +320,7 @@ fn target_directory(path: &Path) -> Result<Target> {
         return Err(Error::new(object, "it is the root directory").hint("name a new directory"));
     };
     let taken = std::fs::read_dir(&path).map(|mut entries| entries.next().is_some());
-    if taken.is_ok_and(|taken| taken) || (path.exists() && !path.is_dir()) {
+    if taken.is_ok_and(|taken| taken) || path.is_symlink() || (path.exists() && !path.is_dir()) {
         return Err(Error::new(object, "it exists and is not an empty directory").hint("name a new directory"));
     }
     let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(parent);
