@@ -106,7 +106,13 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     let library = Library::new(std::env::var_os("OUBLIETTE_POLICY_DIR").as_deref().map(Path::new));
     let matches = ArgMatches::default();
     let request = |level: String| {
-        let run = RunArgs { level: Some(level), agent: Some("none".into()), state_dir: args.state_dir.clone(), command: vec!["/proc/self/exe".into()], ..RunArgs::default() };
+        let run = RunArgs {
+            level: Some(level),
+            agent: Some("none".into()),
+            state_dir: args.state_dir.clone(),
+            command: vec!["/proc/self/exe".into()],
+            ..RunArgs::default()
+        };
         Request::new(run, &matches, Config::default())
     };
     let requests = library.levels().into_iter().map(request).collect::<Result<Vec<_>>>()?;
@@ -189,7 +195,9 @@ fn check(file: &Path) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new("write to standard output", error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new("write to standard output", error))
+        }
         _ => Ok(()),
     }
 }

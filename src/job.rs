@@ -70,7 +70,9 @@ impl Job {
 /// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
 fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &std::ffi::OsStr) -> Result<()> {
     let Some(name) = agent.value.commands.first() else {
-        return Err(Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it"));
+        return Err(
+            Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it")
+        );
     };
     host.programs.wrapped = Some(Program::find(name.as_ref(), search_path)?);
     host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
@@ -86,14 +88,19 @@ fn check(request: &Request, agent: &Found<AgentSpec>) -> Result<()> {
         environ::check_arguments(&request.command, &agent.value)?;
     }
     if agent.value.credential.required && request.credential.is_none() {
-        return Err(Error::new(format!("run {} without a credential", agent.value.title), "it can do nothing without one")
-            .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
+        return Err(Error::new(
+            format!("run {} without a credential", agent.value.title),
+            "it can do nothing without one",
+        )
+        .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
     }
     if request.mcp_config.is_some() && agent.value.arguments.mcp.is_empty() {
-        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title)).hint("leave it out"));
+        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title))
+            .hint("leave it out"));
     }
     if request.upstream.is_some() && agent.value.environment.base_url.is_none() {
-        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title)).hint("leave it out"));
+        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title))
+            .hint("leave it out"));
     }
     Ok(())
 }

@@ -44,7 +44,8 @@ impl Servers {
         let text = read_trusted(path)?;
         let object = format!("use MCP file {}", path.display());
         let hint = r#"write {"mcpServers": {"NAME": {"command": "PROGRAM", "args": []}}}"#;
-        let file: McpFile = serde_json::from_str(&text).map_err(|error| Error::new(&*object, error.to_string()).hint(hint))?;
+        let file: McpFile =
+            serde_json::from_str(&text).map_err(|error| Error::new(&*object, error.to_string()).hint(hint))?;
         if let Some(name) = file.servers.keys().find(|name| !server_name_holds(name)) {
             return Err(Error::new(object, format!("`{}` cannot be the name of a server", name.escape_debug()))
                 .hint("name it with letters, digits, - and _"));
@@ -63,7 +64,9 @@ impl Servers {
             host.programs.servers.push(Program::find(OsStr::new(command), search_path)?);
             let files = server.args.iter().map(PathBuf::from).filter(|path| path.is_absolute());
             // Its script, not a directory: that could be anything of the host's.
-            host.extra.extend(files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File));
+            host.extra.extend(
+                files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File),
+            );
         }
         Ok(())
     }

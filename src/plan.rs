@@ -231,7 +231,8 @@ impl Plan {
         }
         let on = layers::On::new(&decided, host);
         let private = on.has(Layer::Root);
-        let settings = agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, private));
+        let settings =
+            agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, private));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
         Ok(Plan {
@@ -307,7 +308,11 @@ fn classes(
         shared_uid: identity == Identity::Owner,
     };
     let left_out = |class| class == Class::SharedTmp && on.has(Layer::Root);
-    let row = |&class: &Class| Denied { class, settings: agent.maps(class) && !left_out(class), kernel: class.kernel(&twins) };
+    let row = |&class: &Class| Denied {
+        class,
+        settings: agent.maps(class) && !left_out(class),
+        kernel: class.kernel(&twins),
+    };
     policy.deny.iter().map(row).collect()
 }
 

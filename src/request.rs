@@ -211,7 +211,9 @@ impl Merge<'_> {
     fn pick<T: std::fmt::Debug>(&mut self, name: &'static str, argument: Option<T>, file: Option<T>) -> Option<T> {
         let id = name.replace('-', "_");
         let (value, from) = match (argument, file) {
-            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => (value, From::Variable),
+            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => {
+                (value, From::Variable)
+            }
             (Some(value), _) => (value, From::Flag),
             (None, Some(value)) => (value, From::File),
             (None, None) => return None,
@@ -275,7 +277,9 @@ impl Request {
     /// Values that only make sense together.
     fn agree(&self) -> Result<()> {
         if self.command.is_empty() {
-            return Err(Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`"));
+            return Err(
+                Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`")
+            );
         }
         if self.copy_in.is_some() && self.workspace != Workspace::Fresh {
             return Err(Error::new("use --copy-in", "the workspace is not a fresh one")
@@ -297,9 +301,12 @@ impl Request {
 
 fn credential(args: &RunArgs) -> Result<Option<SecretSource>> {
     let variable = args.credential_env.as_ref().map(|name| {
-        name.to_str().filter(|name| !name.is_empty() && !name.contains('=')).map(|name| name.to_owned()).ok_or_else(|| {
-            Error::new("use --credential-env", "it names no variable").hint("give the name alone, as in --credential-env TOKEN")
-        })
+        name.to_str().filter(|name| !name.is_empty() && !name.contains('=')).map(|name| name.to_owned()).ok_or_else(
+            || {
+                Error::new("use --credential-env", "it names no variable")
+                    .hint("give the name alone, as in --credential-env TOKEN")
+            },
+        )
     });
     let ways = [
         args.credential_file.clone().map(SecretSource::File),
@@ -333,8 +340,10 @@ fn level(merge: &mut Merge<'_>, level: Option<String>, policy: Option<PathBuf>, 
                     merge.sources.retain(|setting| setting.name != "level");
                     Ok(Level::File(file))
                 }
-                std::cmp::Ordering::Equal => Err(Error::new("use both --level and --policy", "each names a policy")
-                    .hint("leave one of them out")),
+                std::cmp::Ordering::Equal => {
+                    Err(Error::new("use both --level and --policy", "each names a policy")
+                        .hint("leave one of them out"))
+                }
             }
         }
     }
@@ -378,7 +387,8 @@ fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
         .into_iter()
         .map(|pair| {
             // The value may be a secret of the caller's: only what comes before `=` could be named, and there is none.
-            split(pair).ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
+            split(pair)
+                .ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
         })
         .collect()
 }
@@ -391,7 +401,8 @@ impl std::str::FromStr for Upstream {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Upstream, String> {
-        let wrong = |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
+        let wrong =
+            |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
         let (rest, default) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (rest, 443),
             (_, Some(rest)) => (rest, 80),
@@ -399,7 +410,11 @@ impl std::str::FromStr for Upstream {
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         // A name and password in a URL would be a credential in the agent's environment.
-        if authority.is_empty() || authority.contains('@') || text.contains(char::is_whitespace) || text.contains(char::is_control) {
+        if authority.is_empty()
+            || authority.contains('@')
+            || text.contains(char::is_whitespace)
+            || text.contains(char::is_control)
+        {
             return wrong("has no plain host");
         }
         let after_host = authority.rfind(']').map_or(authority, |end| &authority[end..]);
@@ -419,7 +434,8 @@ impl std::str::FromStr for UidRange {
 
     fn from_str(text: &str) -> Result<UidRange, String> {
         let numbers = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-        let (first, last): (u32, u32) = numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
+        let (first, last): (u32, u32) =
+            numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
         // 0..1000 are the system's; 65534 is nobody's, and whoever has it shares it; u32::MAX is «unchanged».
         if first < 1000 || last < first || last == u32::MAX || (first..=last).contains(&65534) {
             return Err(format!("`{text}` must rise, start from 1000 on and leave out 65534 (nobody)"));

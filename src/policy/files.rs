@@ -118,7 +118,12 @@ impl Library {
         names
     }
 
-    fn find<T: DeserializeOwned>(&self, name: &str, below: &str, compiled: &[(&str, &str)]) -> Result<Option<Found<T>>> {
+    fn find<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        below: &str,
+        compiled: &[(&str, &str)],
+    ) -> Result<Option<Found<T>>> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if name.is_empty() || !name.chars().all(plain) {
             return Ok(None);
