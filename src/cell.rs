@@ -1,10 +1,11 @@
 //! A cell: the directory of one run, locked by its launcher. Alive means locked.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -231,6 +232,21 @@ impl Drop for Cell {
 fn give(dir: BorrowedFd<'_>, name: &OsStr, owner: Option<Ids>) -> Result<(), Errno> {
     let Some(Ids { uid, gid }) = owner else { return Ok(()) };
     fchownat(dir, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+/// Zeroes what the launcher of a dead cell had written where others could find it on the disk: its credential and its
+/// settings. Their inodes are not known any more, so what has a second name by now is left as it is ([`overwrite`]).
+pub fn zero_dead(cell: BorrowedFd<'_>) {
+    let mut files = vec![(PathBuf::from("home"), OsString::from(".credential"))];
+    let settings = openat(cell, "settings", DIRECTORY, Mode::empty()).and_then(|dir| crate::tree::entries(dir.as_fd()));
+    for entry in settings.into_iter().flat_map(|mut dir| dir.iter().flatten().collect::<Vec<_>>()) {
+        files.push(("settings".into(), OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
+    }
+    for (parent, name) in files {
+        if let Ok(dir) = openat(cell, &parent, DIRECTORY, Mode::empty()) {
+            let _ = overwrite(dir.as_fd(), &name, None);
+        }
+    }
 }
 
 /// Zeroes a file of the launcher's in place, down a path that the agent may have changed since.

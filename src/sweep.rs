@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::cell::{Found, Record, look, read_record};
+use crate::cell::{Found, Record, look, read_record, zero_dead};
 use crate::confine::cgroup;
 use crate::error::{Error, Result};
 use crate::report::Leftover;
@@ -97,6 +97,9 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>) -> Vec<Leftover> {
     kill_inside(state, name);
     if !left.is_empty() {
         return left;
+    }
+    if record.is_some_and(|record| record.directories) {
+        zero_dead(cell);
     }
     wipe(state.cells.as_fd(), name).left.into_iter().map(Leftover::from).collect()
 }
