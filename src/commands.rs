@@ -65,7 +65,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// the value of a credential option, and what comes after `=` in a word that stands where none belongs.
 fn wrong_words(error: &clap::Error) -> Error {
     let text = error.render().to_string();
-    let mut paragraphs = text.split("\n\n").map(|paragraph| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+    let mut paragraphs =
+        text.split("\n\n").map(|paragraph| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" "));
     let mut cause = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => word.as_str(),
@@ -79,7 +80,9 @@ fn wrong_words(error: &clap::Error) -> Error {
         cause = cause.replace(value, "…");
     }
     let tip = paragraphs.find_map(|paragraph| Some(paragraph.trim().strip_prefix("tip: ")?.to_owned()));
-    Error::new("read the command line", cause).hint(tip.unwrap_or_else(|| "see `oubliette --help`, or `oubliette run --help` for the options of a run".into()))
+    Error::new("read the command line", cause).hint(
+        tip.unwrap_or_else(|| "see `oubliette --help`, or `oubliette run --help` for the options of a run".into()),
+    )
 }
 
 fn dispatch(command: Command, matches: &ArgMatches) -> Result<Exit> {
@@ -144,7 +147,8 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
 
 /// The request of a run that starts nothing, with the defaults that every run on this host has.
 fn harmless(level: &str, state_dir: Option<&Path>) -> Result<Request> {
-    let mut words: Vec<std::ffi::OsString> = ["oubliette", "run", "--agent", "none", "--workspace", "fresh", "--level"].map(Into::into).into();
+    let mut words: Vec<std::ffi::OsString> =
+        ["oubliette", "run", "--agent", "none", "--workspace", "fresh", "--level"].map(Into::into).into();
     words.push(level.into());
     if let Some(path) = state_dir {
         words.extend(["--state-dir".into(), path.into()]);
@@ -233,7 +237,9 @@ fn check(file: &Path) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new("write to standard output", error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new("write to standard output", error))
+        }
         _ => Ok(()),
     }
 }

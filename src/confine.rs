@@ -23,16 +23,20 @@ pub mod seccomp;
 pub mod session;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use zeroize::Zeroizing;
 
 use crate::host::Step;
-use crate::plan::{Namespaces, Plan};
+use crate::plan::{Credential, Namespaces, Plan};
 use crate::sys::channel::Channel;
 use crate::sys::{self, seccomp::Instruction};
 use crate::workspace::Filling;
@@ -56,7 +60,19 @@ pub struct Places {
 impl Places {
     /// In a cell with a private root.
     pub fn private() -> Places {
-        Places { home: mounts::HOME.into(), tmp: "/tmp".into(), work: mounts::WORK.into(), settings: mounts::SETTINGS.into() }
+        Places {
+            home: mounts::HOME.into(),
+            tmp: "/tmp".into(),
+            work: mounts::WORK.into(),
+            settings: mounts::SETTINGS.into(),
+        }
+    }
+}
+
+impl Places {
+    /// The file with the credential, where there is one.
+    pub fn credential(&self) -> PathBuf {
+        self.home.join(".credential")
     }
 }
 
@@ -134,6 +150,9 @@ pub struct Confinement<'a> {
     pub agent: Ids,
     /// The private root, where there is one.
     pub tree: Option<Tree<'a>>,
+    /// The caller's workspace where there is no private root: the directory that was checked, whatever its name stands
+    /// for by now.
+    pub work: Option<BorrowedFd<'a>>,
     /// What fills the workspace, where it is on the cell's tmpfs.
     pub filling: Filling<'a>,
     /// The tmpfs is read after the run: hand its directory out.
@@ -195,10 +214,11 @@ impl Confinement<'_> {
     ///
     /// # Errors
     /// The layer that could not be put into force. The process must then end: it may be half confined.
-    pub fn enter(self) -> Result<Confined, Failure> {
+    pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
         if self.plan.namespaces.user {
-            ids::map_self(self.launcher).map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
+            ids::map_self(self.launcher)
+                .map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
         }
         session::lead()?;
         self.mount()?;
@@ -212,15 +232,21 @@ impl Confinement<'_> {
         }
         capabilities::drop_all().map_err(|_| Failure::plain(Errno::EPERM, "give up capabilities"))?;
         let terminal = self.open_terminal()?;
+        self.move_credential()?;
         self.wait_for_launcher()?;
         limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
-        nix::unistd::chdir(&self.places.work).map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
+        let entered = match self.work {
+            Some(work) => nix::unistd::fchdir(work),
+            None => nix::unistd::chdir(&self.places.work),
+        };
+        entered.map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
         if let Some(domain) = &self.plan.landlock {
-            let entered = landlock::enter(domain, self.places);
+            let entered = landlock::enter(domain, self.places, self.work);
             entered.map_err(|(action, errno)| Failure::at(Step::Landlock, errno, &action))?;
         }
         if !self.filter.is_empty() {
-            sys::seccomp::load(&self.filter).map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
+            sys::seccomp::load(&self.filter)
+                .map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
         }
         let has_init = self.plan.namespaces.pid;
         Ok(Confined { command: self.command, terminal, channel: self.channel, has_init })
@@ -269,6 +295,24 @@ impl Confinement<'_> {
         Ok(Some(slave))
     }
 
+    /// Where a pipe could be opened by others, or would be empty for the second agent, the credential moves from the
+    /// pipe to a file that only the agent reads. The agent itself gets that as a descriptor; one that a shim starts
+    /// opens it for itself.
+    fn move_credential(&mut self) -> Result<(), Failure> {
+        if self.plan.credential != Credential::File {
+            return Ok(());
+        }
+        let Some(pipe) = self.command.credential.take() else { return Ok(()) };
+        let path = self.places.credential();
+        let file = fill_from(pipe.into(), &path).map_err(|error| {
+            Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), "write the credential file")
+        })?;
+        if self.plan.shim.is_none() {
+            self.command.credential = Some(file.into());
+        }
+        Ok(())
+    }
+
     /// The launcher puts this process into its cgroup meanwhile; before that nothing of the agent's may run.
     fn wait_for_launcher(&self) -> Result<(), Failure> {
         match self.channel.receive() {
@@ -282,11 +326,7 @@ impl Confinement<'_> {
 impl Confined {
     /// Starts the agent: here, or as the child of this process when it is the first of a PID namespace.
     pub fn exec(self) -> ! {
-        if self.has_init {
-            init::run(self)
-        } else {
-            self.become_agent()
-        }
+        if self.has_init { init::run(self) } else { self.become_agent() }
     }
 
     fn become_agent(self) -> ! {
@@ -298,6 +338,21 @@ impl Confined {
         let _ = nix::unistd::write(&exec_failed, &(errno as i32).to_le_bytes());
         sys::process::exit_now(i32::from(crate::exit::Exit::CannotExecute.status()))
     }
+}
+
+/// Writes what a pipe holds to an existing file, and opens that to be read. The buffer is wiped.
+fn fill_from(mut pipe: File, path: &Path) -> std::io::Result<File> {
+    let mut buffer = Zeroizing::new([0; crate::secret::MAX]);
+    let mut length = 0;
+    loop {
+        match pipe.read(&mut buffer[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let mut file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    file.write_all(&buffer[..length])?;
+    File::open(path)
 }
 
 /// What a template's places stand for.

@@ -47,6 +47,9 @@ impl Job {
         let mut host = Host::probe(&level.value);
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = Program::find(&request.command[0], &search_path)?;
+        if agent.value.settings.is_some() && !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
+            wrap(&agent, &mut host, &search_path)?;
+        }
         let servers = request.mcp_config.as_deref().map(Servers::read).transpose()?.unwrap_or_default();
         servers.find(&mut host, &search_path)?;
         if level.value.kernel.execute.list().is_some() {
@@ -63,6 +66,18 @@ impl Job {
     pub fn plan(&self) -> Result<Plan, Box<Refusal>> {
         Plan::new(&self.request, &self.level.value, &self.agent.value, &self.host)
     }
+}
+
+/// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
+fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &std::ffi::OsStr) -> Result<()> {
+    let Some(name) = agent.value.commands.first() else {
+        return Err(
+            Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it")
+        );
+    };
+    host.programs.wrapped = Some(Program::find(name.as_ref(), search_path)?);
+    host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
+    Ok(())
 }
 
 /// What nobody named, for `explain`.
@@ -91,13 +106,20 @@ fn drop_default(request: &mut Request, name: &str) -> bool {
 
 fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
     if let Some(argument) = request.command.iter().find(|argument| argument.as_bytes().contains(&0)) {
-        return Err(Error::new(format!("pass {:?}", argument.to_string_lossy()), "it contains a NUL byte").hint("leave it out"));
+        return Err(
+            Error::new(format!("pass {:?}", argument.to_string_lossy()), "it contains a NUL byte").hint("leave it out")
+        );
     }
     environ::check(&request.setenv, &agent.value)?;
-    environ::check_arguments(&request.command, &agent.value)?;
+    if agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
+        environ::check_arguments(&request.command, &agent.value)?;
+    }
     if agent.value.credential.required && request.credential.is_none() {
-        return Err(Error::new(format!("run {} without a credential", agent.value.title), "it can do nothing without one")
-            .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
+        return Err(Error::new(
+            format!("run {} without a credential", agent.value.title),
+            "it can do nothing without one",
+        )
+        .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
     }
     if agent.value.arguments.mcp.is_empty() && drop_default(request, "mcp-config") {
         request.mcp_config = None;
@@ -106,10 +128,12 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
         request.upstream = None;
     }
     if request.mcp_config.is_some() && agent.value.arguments.mcp.is_empty() {
-        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title)).hint("leave it out"));
+        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title))
+            .hint("leave it out"));
     }
     if request.upstream.is_some() && agent.value.environment.base_url.is_none() {
-        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title)).hint("leave it out"));
+        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title))
+            .hint("leave it out"));
     }
     Ok(())
 }

@@ -32,8 +32,15 @@ pub enum Stage {
 impl Stage {
     /// All of them, in order.
     pub const ALL: [Stage; 9] = [
-        Stage::Planned, Stage::Leased, Stage::Created, Stage::Written, Stage::Cloned, Stage::Running, Stage::Ended,
-        Stage::Killed, Stage::Wiped,
+        Stage::Planned,
+        Stage::Leased,
+        Stage::Created,
+        Stage::Written,
+        Stage::Cloned,
+        Stage::Running,
+        Stage::Ended,
+        Stage::Killed,
+        Stage::Wiped,
     ];
 
     /// Its name for `OUBLIETTE_PAUSE_AT`.

@@ -216,7 +216,9 @@ impl Merge<'_> {
     fn pick<T: Show>(&mut self, name: &'static str, argument: Option<T>, file: Option<T>) -> Option<T> {
         let id = name.replace('-', "_");
         let (value, from) = match (argument, file) {
-            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => (value, From::Variable),
+            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => {
+                (value, From::Variable)
+            }
             (Some(value), _) => (value, From::Flag),
             (None, Some(value)) => (value, From::File),
             (None, None) => return None,
@@ -313,7 +315,9 @@ impl Request {
     /// Values that only make sense together.
     fn agree(&self) -> Result<()> {
         if self.command.is_empty() {
-            return Err(Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`"));
+            return Err(
+                Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`")
+            );
         }
         if self.copy_in.is_some() && self.workspace != Workspace::Fresh {
             return Err(Error::new("use --copy-in", "the workspace is not a fresh one")
@@ -337,9 +341,12 @@ fn credential(args: &RunArgs) -> Result<Option<SecretSource>> {
     let variable = args.credential_env.as_ref().map(|name| {
         // Not repeated: whoever mistakes the option gives the credential itself.
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        name.to_str().filter(|name| !name.is_empty() && name.chars().all(plain)).map(|name| name.to_owned()).ok_or_else(|| {
-            Error::new("use --credential-env", "it names no variable").hint("give the name alone, as in --credential-env TOKEN")
-        })
+        name.to_str().filter(|name| !name.is_empty() && name.chars().all(plain)).map(|name| name.to_owned()).ok_or_else(
+            || {
+                Error::new("use --credential-env", "it names no variable")
+                    .hint("give the name alone, as in --credential-env TOKEN")
+            },
+        )
     });
     let ways = [
         args.credential_file.clone().map(SecretSource::File),
@@ -373,8 +380,10 @@ fn level(merge: &mut Merge<'_>, level: Option<String>, policy: Option<PathBuf>, 
                     merge.sources.retain(|setting| setting.name != "level");
                     Ok(Level::File(file))
                 }
-                std::cmp::Ordering::Equal => Err(Error::new("use both --level and --policy", "each names a policy")
-                    .hint("leave one of them out")),
+                std::cmp::Ordering::Equal => {
+                    Err(Error::new("use both --level and --policy", "each names a policy")
+                        .hint("leave one of them out"))
+                }
             }
         }
     }
@@ -401,11 +410,16 @@ fn as_export(value: PathBuf) -> Export {
 
 /// What the flags and the file insist on adds up.
 fn requirements(mut flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
-    sources.extend(flags.iter().map(|require| Setting { name: "require", value: require.name().to_owned(), from: From::Flag }));
+    sources.extend(flags.iter().map(|require| Setting {
+        name: "require",
+        value: require.name().to_owned(),
+        from: From::Flag,
+    }));
     sources.extend(file.iter().map(|name| Setting { name: "require", value: name.clone(), from: From::File }));
     for name in file {
-        let require = crate::cli::parse_require(name)
-            .map_err(|error| Error::new(format!("use `require` of {ETC}/config.toml"), error).hint("correct the file"))?;
+        let require = crate::cli::parse_require(name).map_err(|error| {
+            Error::new(format!("use `require` of {ETC}/config.toml"), error).hint("correct the file")
+        })?;
         flags.push(require);
     }
     Ok(flags)
@@ -421,7 +435,8 @@ fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
         .into_iter()
         .map(|pair| {
             // The value may be a secret of the caller's: only what comes before `=` could be named, and there is none.
-            split(pair).ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
+            split(pair)
+                .ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
         })
         .collect()
 }
@@ -434,7 +449,8 @@ impl std::str::FromStr for Upstream {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Upstream, String> {
-        let wrong = |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
+        let wrong =
+            |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
         let (rest, default) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (rest, 443),
             (_, Some(rest)) => (rest, 80),
@@ -443,7 +459,9 @@ impl std::str::FromStr for Upstream {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
             // It would be a credential in the agent's environment, and is none for a message either.
-            return Err("it holds a name or password; leave that out and name a credential with --credential-file".into());
+            return Err(
+                "it holds a name or password; leave that out and name a credential with --credential-file".into()
+            );
         }
         if authority.is_empty() || text.contains(char::is_whitespace) || text.contains(char::is_control) {
             return wrong("has no plain host");
@@ -465,7 +483,8 @@ impl std::str::FromStr for UidRange {
 
     fn from_str(text: &str) -> Result<UidRange, String> {
         let numbers = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-        let (first, last): (u32, u32) = numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
+        let (first, last): (u32, u32) =
+            numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
         // 0..1000 are the system's; 65534 is nobody's, and whoever has it shares it; u32::MAX is «unchanged».
         if first < 1000 || last < first || last == u32::MAX || (first..=last).contains(&65534) {
             return Err(format!("`{text}` must rise, start from 1000 on and leave out 65534 (nobody)"));

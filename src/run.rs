@@ -11,6 +11,8 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Uid, pipe2};
 
 use crate::cell::{Cell, Record};
@@ -95,7 +97,8 @@ pub fn run(request: Request) -> Result<Exit> {
     let mut host = job.host.clone();
     let (plan, finished) = {
         let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
-        let run = Run { job: &job, launcher, state, secret, kept, copy_in, signals, progress, started, rehearsal: false };
+        let run =
+            Run { job: &job, launcher, state, secret, kept, copy_in, signals, progress, started, rehearsal: false };
         let mut outputs = Some(outputs);
         let mut plan = plan;
         let mut terminal = terminal;
@@ -126,7 +129,18 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
     let state = State::open(job.request.state_dir.as_deref())?;
     let progress = Progress::new(true, false);
-    let run = Run { job, launcher, state, secret: None, kept: None, copy_in: None, signals, progress, started: Instant::now(), rehearsal: true };
+    let run = Run {
+        job,
+        launcher,
+        state,
+        secret: None,
+        kept: None,
+        copy_in: None,
+        signals,
+        progress,
+        started: Instant::now(),
+        rehearsal: true,
+    };
     while let Ok(plan) = run.replan(&host) {
         match run.attempt(&plan, &mut None, &mut None)?.outcome {
             Outcome::Ran(_) => break,
@@ -145,9 +159,10 @@ impl Run<'_> {
 
     /// One launch, to the end of the run and the wipe; or to the step that this host does not offer.
     fn attempt(&self, plan: &Plan, outputs: &mut Option<Outputs>, terminal: &mut Option<Terminal>) -> Result<Finished> {
-        let lease = match plan.identity {
-            Identity::PerRun(range) => Some(Lease::take(&self.state, range)?),
-            Identity::Caller | Identity::Owner => None,
+        let lease = match (plan.identity, &self.kept) {
+            (Identity::PerRun(range), _) => Some(Lease::take(&self.state, range)?),
+            (Identity::Owner, Some(kept)) if kept.bound => Some(Lease::exact(&self.state, kept.owner.uid)?),
+            _ => None,
         };
         let agent = match (&lease, &self.kept, plan.identity) {
             (Some(lease), ..) => lease.ids(),
@@ -162,25 +177,26 @@ impl Run<'_> {
             None => cell.lay_out(agent, self.launcher)?,
         };
         cell.record(&self.record(plan, &cell, agent, lease.is_some()))?;
-        let files = files::of_cell(plan, self.job, &places, agent, self.way().zip(self.secret.as_ref()), terminal.is_some());
+        let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some());
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
             let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
-            filled.map_err(|why| Error::new("fill the workspace", why).hint("see limits.disk and limits.files of the policy"))?;
+            filled.map_err(|why| {
+                Error::new("fill the workspace", why).hint("see limits.disk and limits.files of the policy")
+            })?;
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
         self.launch(plan, Prepared { cell, places, files, agent, lease }, outputs, terminal)
     }
 
     fn record(&self, plan: &Plan, cell: &Cell, agent: Ids, leased: bool) -> Record {
-        let bound = self.kept.as_ref().is_some_and(|kept| kept.bound);
         Record {
             user: self.job.request.user.to_string(),
             agent: self.job.agent.name.clone(),
             level: self.job.level.name.clone(),
             started: crate::cell::now(),
             launcher: std::process::id() as i32,
-            uid: (leased || bound).then_some(agent.uid.as_raw()),
+            uid: leased.then_some(agent.uid.as_raw()),
             cgroups: plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id)).unwrap_or_default(),
             directories: plan.root.is_none(),
         }
@@ -200,12 +216,19 @@ impl Run<'_> {
         }
     }
 
-    fn launch(&self, plan: &Plan, prepared: Prepared, outputs: &mut Option<Outputs>, terminal: &mut Option<Terminal>) -> Result<Finished> {
+    fn launch(
+        &self,
+        plan: &Plan,
+        prepared: Prepared,
+        outputs: &mut Option<Outputs>,
+        terminal: &mut Option<Terminal>,
+    ) -> Result<Finished> {
         let Prepared { cell, mut places, files, agent, lease } = prepared;
         if let (None, Some(kept)) = (&plan.root, &self.kept) {
             places.work.clone_from(&kept.directory.path);
         }
-        let cannot = |what: &'static str| move |errno: Errno| Error::new(what, errno).hint("raise the limit on open files");
+        let cannot =
+            |what: &'static str| move |errno: Errno| Error::new(what, errno).hint("raise the limit on open files");
         let (ours, theirs) = Channel::pair().map_err(cannot("open a channel to the cell"))?;
         let (exec_read, exec_write) = pipe2(OFlag::O_CLOEXEC).map_err(cannot("open a pipe to the cell"))?;
         let (stdio, relays) = self.streams(plan, terminal.is_some())?;
@@ -233,6 +256,7 @@ impl Run<'_> {
             agent,
             hand_out: tree.is_some() && outputs.as_ref().is_some_and(Outputs::any),
             tree,
+            work: self.kept.as_ref().map(|kept| kept.directory.fd.as_fd()).filter(|_| plan.root.is_none()),
             filling: self.filling(outputs, agent),
             filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
             rehearsal: self.rehearsal,
@@ -271,7 +295,12 @@ impl Run<'_> {
         };
         let (cgroup, refused) = self.let_go(plan, &cell, &watch);
         let outcome = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
-        let outcome = outcome.map_err(|errno| Error::new("watch the agent", errno))?;
+        let outcome = outcome.map_err(|errno| {
+            let _ = kill(child, Signal::SIGKILL);
+            self.end_all(plan, lease.as_ref());
+            let _ = waitpid(child, None);
+            Error::new("watch the agent", errno)
+        })?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
         let ended = Instant::now();
         self.progress.stage(Stage::Ended, || format!("{outcome:?}"));
@@ -295,14 +324,24 @@ impl Run<'_> {
         let id = cell.id.clone();
         let mut wiped = cell.wipe();
         if !dead {
-            wiped.left.push(crate::wipe::Left { name: "processes".into(), why: "they do not end; run `oubliette sweep`".into() });
+            wiped.left.push(crate::wipe::Left {
+                name: "processes".into(),
+                why: "they do not end; run `oubliette sweep`".into(),
+            });
         }
         if let Some(lease) = lease.filter(|_| dead && wiped.left.is_empty()) {
             lease.release();
         }
         self.progress.stage(Stage::Wiped, || format!("{} files removed", wiped.files));
         let usage = usage(peak);
-        Ok(Finished { cell: id, outcome, error, timings: Timings { wipe: micros(ended, Instant::now()), ..timings }, usage, wiped })
+        Ok(Finished {
+            cell: id,
+            outcome,
+            error,
+            timings: Timings { wipe: micros(ended, Instant::now()), ..timings },
+            usage,
+            wiped,
+        })
     }
 
     /// Puts the child into its cgroup while it makes its mounts, then lets it go on.
@@ -320,8 +359,9 @@ impl Run<'_> {
         });
         let asked = self.signals.asked_to_end();
         if refused.is_some() || asked.is_some() {
-            let _ = nix::sys::signal::kill(watch.child, nix::sys::signal::Signal::SIGKILL);
-            refused = refused.or(asked.map(|signal| Failure::plain(Errno::EINTR, &format!("start the agent after {signal}"))));
+            let _ = kill(watch.child, Signal::SIGKILL);
+            refused = refused
+                .or(asked.map(|signal| Failure::plain(Errno::EINTR, &format!("start the agent after {signal}"))));
         } else {
             let _ = watch.channel.send(b"g", None);
         }
@@ -333,16 +373,17 @@ impl Run<'_> {
         if plan.namespaces.pid {
             return true;
         }
-        let own = match (lease, &self.kept) {
-            (Some(lease), _) => Some(lease.uid),
-            (None, Some(kept)) if kept.bound && plan.identity == Identity::Owner => Some(kept.owner.uid),
-            _ => None,
-        };
-        let by_uid = own.is_none_or(|uid| uids::kill_all(uid.as_raw()));
+        let by_uid = lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()));
         end_orphans() && by_uid
     }
 
-    fn write_outputs(&self, outcome: &Outcome, outputs: &mut Option<Outputs>, watch: &Watch<'_>, cell: &Cell) -> Option<Error> {
+    fn write_outputs(
+        &self,
+        outcome: &Outcome,
+        outputs: &mut Option<Outputs>,
+        watch: &Watch<'_>,
+        cell: &Cell,
+    ) -> Option<Error> {
         if !matches!(outcome, Outcome::Ran(Ended::Exited(_) | Ended::Signaled(_) | Ended::Deadline)) {
             return None;
         }
@@ -359,7 +400,14 @@ impl Run<'_> {
             lease.release();
         }
         let failure = Failure::at(crate::host::Step::Clone, errno, "clone into new namespaces");
-        Finished { cell: id, outcome: Outcome::Failed(failure), error: None, timings: Timings::default(), usage: Usage::default(), wiped }
+        Finished {
+            cell: id,
+            outcome: Outcome::Failed(failure),
+            error: None,
+            timings: Timings::default(),
+            usage: Usage::default(),
+            wiped,
+        }
     }
 
     /// The agent's standard streams, and the pipes that are looked at on their way.
@@ -370,9 +418,11 @@ impl Run<'_> {
             return Ok((Stdio([Stream::Inherit, Stream::Inherit, Stream::Inherit]), relays));
         }
         let check = plan.check.clone().unwrap_or_default();
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| Error::new("copy a standard stream", error));
+        let own =
+            |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| Error::new("copy a standard stream", error));
         let mut piped = |to: OwnedFd, check: Check| -> Result<Stream> {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::new("open a pipe to the agent", errno))?;
+            let (read, write) =
+                pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::new("open a pipe to the agent", errno))?;
             relays.push(Relay::new(read, to, check));
             Ok(Stream::To(write))
         };
@@ -393,7 +443,9 @@ impl Run<'_> {
             _ => Stream::Inherit,
         };
         let stderr = match check.stderr {
-            texts if !texts.is_empty() => piped(own(std::io::stderr().as_fd())?, Check::Texts { texts, tail: Vec::new() })?,
+            texts if !texts.is_empty() => {
+                piped(own(std::io::stderr().as_fd())?, Check::Texts { texts, tail: Vec::new() })?
+            }
             _ if terminal && std::io::IsTerminal::is_terminal(&std::io::stderr()) => Stream::Terminal,
             _ => Stream::Inherit,
         };
@@ -402,7 +454,9 @@ impl Run<'_> {
 
     /// A pipe that holds the credential and whose other end is closed: read once, it is gone.
     fn credential_pipe(&self, plan: &Plan) -> Result<Option<OwnedFd>> {
-        let Some(secret) = self.secret.as_ref().filter(|_| plan.credential == Credential::Pipe) else { return Ok(None) };
+        let Some(secret) = self.secret.as_ref().filter(|_| plan.credential != Credential::None) else {
+            return Ok(None);
+        };
         let failed = |error: std::io::Error| Error::new("hand the credential over", error);
         let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
         File::from(write).write_all(secret.expose()).map_err(failed)?;
@@ -412,7 +466,7 @@ impl Run<'_> {
     fn environment(&self, plan: &Plan, places: &Places) -> Vec<CString> {
         let mut all: Vec<(OsString, OsString)> =
             plan.environment.iter().map(|(name, text)| (name.clone(), resolve(text, places))).collect();
-        if let Some(way) = self.way().filter(|_| plan.credential == Credential::Pipe) {
+        if let Some(way) = self.way() {
             all.push((way.descriptor.clone().into(), CREDENTIAL_FD.to_string().into()));
         }
         all.into_iter()
@@ -462,11 +516,16 @@ fn hide_launcher() -> Result<()> {
 
 /// A directory that the caller left open as a standard stream would lead out of every namespace.
 fn check_standard_streams() -> Result<()> {
-    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned(), std::io::stderr().as_fd().try_clone_to_owned()];
+    let streams = [
+        std::io::stdin().as_fd().try_clone_to_owned(),
+        std::io::stdout().as_fd().try_clone_to_owned(),
+        std::io::stderr().as_fd().try_clone_to_owned(),
+    ];
     for (number, stream) in streams.into_iter().enumerate() {
         let is_directory = stream.is_ok_and(|fd| File::from(fd).metadata().is_ok_and(|meta| meta.is_dir()));
         if is_directory {
-            return Err(Error::new(format!("hand descriptor {number} to the agent"), "it is a directory").hint("redirect it to a file or a pipe"));
+            return Err(Error::new(format!("hand descriptor {number} to the agent"), "it is a directory")
+                .hint("redirect it to a file or a pipe"));
         }
     }
     Ok(())
@@ -474,7 +533,8 @@ fn check_standard_streams() -> Result<()> {
 
 fn open_report(number: i32) -> Result<File> {
     let failed = |error: std::io::Error| {
-        Error::new(format!("write the report to descriptor {number}"), error).hint("open it in the caller, as in `--report-fd 3 3>report.json`")
+        Error::new(format!("write the report to descriptor {number}"), error)
+            .hint("open it in the caller, as in `--report-fd 3 3>report.json`")
     };
     let file: File = match number {
         1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
@@ -484,7 +544,8 @@ fn open_report(number: i32) -> Result<File> {
     // Known now, so that a run whose report could not be written does not start.
     let flags = sys::fds::flags(file.as_raw_fd()).unwrap_or(OFlag::O_RDONLY);
     if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
-        return Err(Error::new(format!("write the report to descriptor {number}"), "it is open for reading only").hint("open it for writing, as in `--report-fd 3 3>report.json`"));
+        return Err(Error::new(format!("write the report to descriptor {number}"), "it is open for reading only")
+            .hint("open it for writing, as in `--report-fd 3 3>report.json`"));
     }
     Ok(file)
 }
@@ -496,7 +557,12 @@ fn streams_events(command: &[OsString], argument: &str) -> bool {
 }
 
 fn null() -> Result<OwnedFd> {
-    File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(|error| Error::new("open /dev/null", error))
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map(OwnedFd::from)
+        .map_err(|error| Error::new("open /dev/null", error))
 }
 
 /// What a text of the plan is in this cell.
@@ -535,14 +601,17 @@ fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) ->
     let Finished { cell, outcome, error, timings, usage, wiped } = finished;
     let (ended, failure) = match outcome {
         Outcome::Ran(ended) => (ended, None),
-        Outcome::Failed(failure) => (Ended::NotConfined(format!("cannot {}: {}", failure.action, failure.errno.desc())), Some(failure)),
+        Outcome::Failed(failure) => {
+            (Ended::NotConfined(format!("cannot {}: {}", failure.action, failure.errno.desc())), Some(failure))
+        }
     };
     let left: Vec<Leftover> = wiped.left.into_iter().map(Leftover::from).collect();
     for Leftover { name, why } in &left {
         say(&format!("cannot remove {name}: {why}"));
     }
     let error = error.or(failure.map(not_confined)).or(explain_end(&ended, plan));
-    let status = if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
+    let status =
+        if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
     if let Some(mut file) = report {
         let report = Report {
             version: 1,

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::cell::{Found, Record, look, read_record};
+use crate::cell::{Found, Record, look, read_record, zero_dead};
 use crate::confine::cgroup;
 use crate::error::{Error, Result};
 use crate::report::Leftover;
@@ -66,7 +66,9 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
             Err(Errno::ENOENT) => {}
             // A link or a file under the name of a cell is nobody's cell: the name goes, what it leads to stays.
             Err(Errno::ELOOP | Errno::ENOTDIR) if !dry_run => drop(wipe(state.cells.as_fd(), &name)),
-            Err(errno) => swept.left.push(Leftover { name: name.to_string_lossy().into_owned(), why: errno.desc().into() }),
+            Err(errno) => {
+                swept.left.push(Leftover { name: name.to_string_lossy().into_owned(), why: errno.desc().into() })
+            }
         }
     }
     if nix::unistd::geteuid().is_root() {
@@ -87,7 +89,7 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>) -> Vec<Leftover> {
             }
         }
         if let Some(uid) = record.uid.filter(|_| nix::unistd::geteuid().is_root())
-            && !uids::kill_all(uid)
+            && !uids::kill_dead(state, uid)
         {
             leave(format!("processes of uid {uid}"), "they do not end");
         }
@@ -96,13 +98,18 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>) -> Vec<Leftover> {
     if !left.is_empty() {
         return left;
     }
+    if record.is_some_and(|record| record.directories) {
+        zero_dead(cell);
+    }
     wipe(state.cells.as_fd(), name).left.into_iter().map(Leftover::from).collect()
 }
 
 /// A record could be half-written or an agent's: only a group that carries the cell's own name is removed.
 fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
     let expected = format!("oubliette-{}", cell.to_string_lossy());
-    path.starts_with("/sys/fs/cgroup") && path.file_name() == Some(OsStr::new(&expected)) && !path.components().any(|c| c == std::path::Component::ParentDir)
+    path.starts_with("/sys/fs/cgroup")
+        && path.file_name() == Some(OsStr::new(&expected))
+        && !path.components().any(|c| c == std::path::Component::ParentDir)
 }
 
 /// Where there was neither a PID namespace nor a UID of its own: processes whose working directory, program or
@@ -161,7 +168,9 @@ pub fn end(state: &State, cell: &str) -> Result<()> {
     };
     let launcher = Launcher::open(record.launcher, record.started)
         .ok_or_else(|| Error::new(&*object, "its launcher is gone").hint("run `oubliette sweep`"))?;
-    launcher.signal(Signal::SIGTERM).map_err(|errno| Error::new(&*object, errno).hint("run it as the cell's user or as root"))?;
+    launcher
+        .signal(Signal::SIGTERM)
+        .map_err(|errno| Error::new(&*object, errno).hint("run it as the cell's user or as root"))?;
     // The policy's grace period is at most what the launcher takes; twice asked it ends at once.
     for (signal, patience) in [(Signal::SIGTERM, 30), (Signal::SIGKILL, 10), (Signal::SIGKILL, 10)] {
         if gone(state, &live.cell, Duration::from_secs(patience)) {

@@ -50,11 +50,33 @@ impl Lease {
             match try_take(&leases, uid) {
                 Ok(Some(lock)) => return Ok(Lease { uid: Uid::from_raw(uid), leases, _lock: lock }),
                 Ok(None) => {}
-                Err(errno) => return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable")),
+                Err(errno) => {
+                    return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
+                }
             }
         }
-        Err(Error::new("lease a UID", format!("all {count} of {}-{} are taken by live cells or wait for a sweep", range.first, range.last))
-            .hint("run `oubliette sweep`, wait for a run to end, or name a larger range with --uid-range"))
+        Err(Error::new(
+            "lease a UID",
+            format!("all {count} of {}-{} are taken by live cells or wait for a sweep", range.first, range.last),
+        )
+        .hint("run `oubliette sweep`, wait for a run to end, or name a larger range with --uid-range"))
+    }
+
+    /// Takes this UID: that of a user's workspace, whose lock the run holds.
+    ///
+    /// # Errors
+    /// A live run has it, or the leases cannot be written.
+    pub fn exact(state: &State, uid: Uid) -> Result<Lease> {
+        let leases = state.leases()?;
+        let failed = |cause: &str| {
+            Error::new(format!("lease UID {uid}"), cause)
+                .hint("run `oubliette sweep`, or wait for the other run to end")
+        };
+        match try_take(&leases, uid.as_raw()) {
+            Ok(Some(lock)) => Ok(Lease { uid, leases, _lock: lock }),
+            Ok(None) => Err(failed("a live run has it, or what a dead one left does not end")),
+            Err(errno) => Err(failed(errno.desc())),
+        }
     }
 
     /// The IDs.
@@ -97,8 +119,28 @@ fn try_take(leases: &OwnedFd, uid: u32) -> Result<Option<Flock<OwnedFd>>, Errno>
     }
 }
 
+/// Ends what a dead run has left under its UID. A live run that has the UID by now has seen to that itself, before it
+/// took it, and is not touched. Gives whether nothing of the dead one is left.
+pub fn kill_dead(state: &State, uid: u32) -> bool {
+    let Ok(leases) = state.leases() else { return false };
+    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_CREAT;
+    let Ok(file) = openat(&leases, uid.to_string().as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) else {
+        return false;
+    };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(_held) => kill_all(uid),
+        Err((_, errno)) => errno == Errno::EWOULDBLOCK,
+    }
+}
+
+/// UIDs below this are the system's. `kill(-1)` under one of them would end the host.
+const FIRST: u32 = 1000;
+
 /// Ends every process of a UID. Gives whether none is left.
 pub fn kill_all(uid: u32) -> bool {
+    if uid < FIRST {
+        return false;
+    }
     let ids = Ids { uid: Uid::from_raw(uid), gid: gid_of(uid) };
     match fork_into(CloneFlags::empty()) {
         Ok(Fork::Child) => {
@@ -142,7 +184,12 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<(Vec<u32>, Vec<u32>)> {
         }
         match try_take(&leases, uid) {
             Ok(Some(lock)) => {
-                Lease { uid: Uid::from_raw(uid), leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?, _lock: lock }.release();
+                Lease {
+                    uid: Uid::from_raw(uid),
+                    leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
+                    _lock: lock,
+                }
+                .release();
                 freed.push(uid);
             }
             Ok(None) => stuck.push(uid),

@@ -29,7 +29,7 @@ pub const SETTINGS: &str = "/etc/oubliette";
 /// Places on the tmpfs that the agent may write to, and the directory of the tmpfs behind each.
 const WRITABLE: [(&str, &str); 4] = [(HOME, "home"), ("/tmp", "tmp"), (WORK, "work"), ("/dev/shm", "shm")];
 
-/// A file that the launcher puts into a cell.
+/// A file that the launcher puts into a cell. Never the credential: these bytes are copied by fork.
 #[derive(Debug, Clone)]
 pub struct CellFile {
     /// Where, as the agent sees it.
@@ -109,7 +109,7 @@ impl Tree<'_> {
         chdir("root").map_err(|errno| failure(errno, "enter the new root"))?;
         for (place, name) in WRITABLE {
             match self.workspace.filter(|_| place == WORK) {
-                None => bind(&format!("../{name}"), inside(Path::new(place)))?,
+                None => bind(format!("../{name}"), inside(Path::new(place)))?,
                 Some(directory) => bind_checked(directory, inside(Path::new(place)))?,
             }
         }
@@ -183,12 +183,13 @@ impl Tree<'_> {
     /// Nodes of the host's, one by one: a bind of /dev would show every disk.
     fn devices(&self) -> Done {
         for device in DEVICES {
-            bind(&Path::new("/dev").join(device), &Path::new("dev").join(device))?;
+            bind(Path::new("/dev").join(device), Path::new("dev").join(device))?;
         }
         // Terminals of the cell's own: those of the host's /dev/pts are other people's.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         let options = Some("newinstance,ptmxmode=0666,mode=0620");
-        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, options).map_err(|errno| failure(errno, "mount /dev/pts"))
+        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, options)
+            .map_err(|errno| failure(errno, "mount /dev/pts"))
     }
 
     fn proc(&self) -> Done {
@@ -204,7 +205,7 @@ impl Tree<'_> {
         for (name, kind) in &self.root.masked {
             // /sys of the new root is an empty read-only directory.
             let cover = if *kind == Kind::Directory { "sys" } else { "dev/null" };
-            bind(cover, &Path::new("proc").join(name))?;
+            bind(cover, Path::new("proc").join(name))?;
         }
         Ok(())
     }
@@ -218,17 +219,21 @@ fn inside(path: &Path) -> &Path {
 /// Where on the tmpfs a path of the cell is.
 fn behind(path: &Path) -> PathBuf {
     for (place, name) in WRITABLE {
-        if let Ok(rest) = path.strip_prefix(place) {
-            if !rest.as_os_str().is_empty() {
-                return Path::new(name).join(rest);
-            }
+        if let Ok(rest) = path.strip_prefix(place)
+            && !rest.as_os_str().is_empty()
+        {
+            return Path::new(name).join(rest);
         }
     }
     Path::new("root").join(inside(path))
 }
 
 fn directory(path: &Path) -> Done {
-    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| failed(&error, &format!("make {}", path.display())))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|error| failed(&error, &format!("make {}", path.display())))
 }
 
 fn parent(path: &Path) -> Done {
@@ -237,13 +242,22 @@ fn parent(path: &Path) -> Done {
 
 fn file(path: &Path) -> Done {
     parent(path)?;
-    File::options().write(true).create(true).truncate(false).mode(0o444).open(path).map(drop).map_err(|error| failed(&error, &format!("make {}", path.display())))
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o444)
+        .open(path)
+        .map(drop)
+        .map_err(|error| failed(&error, &format!("make {}", path.display())))
 }
 
 fn link(target: &Path, path: &Path) -> Done {
     parent(path)?;
     match symlink(target, path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(&error, &format!("link {}", path.display()))),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(failed(&error, &format!("link {}", path.display())))
+        }
         _ => Ok(()),
     }
 }
@@ -252,7 +266,8 @@ fn link(target: &Path, path: &Path) -> Done {
 fn bind(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Done {
     let (from, to) = (from.as_ref(), to.as_ref());
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(from), to, None::<&str>, flags, None::<&str>).map_err(|errno| failure(errno, &format!("show {}", from.display())))
+    mount(Some(from), to, None::<&str>, flags, None::<&str>)
+        .map_err(|errno| failure(errno, &format!("show {}", from.display())))
 }
 
 fn read_only(path: impl AsRef<Path>) -> Done {

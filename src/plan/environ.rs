@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde::Serializer;
 
-use super::Text;
 use super::layers::On;
+use super::{Shim, Text};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layer::Layer;
@@ -27,9 +27,36 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// Names that `--setenv` refuses for every agent: they make the loader, the shell, an interpreter or git run code, or
 /// are the cell's own.
 const STEERING: [&str; 30] = [
-    "BASH_ENV", "BASH_FUNC_*", "CDPATH", "ENV", "GCONV_PATH", "GIT_*", "GLIBC_TUNABLES", "HOME", "IFS", "JAVA_TOOL_OPTIONS",
-    "LD_*", "LOCPATH", "LOGNAME", "MALLOC_*", "NLSPATH", "NODE_OPTIONS", "NODE_PATH", "OUBLIETTE_*", "PATH", "PERL5LIB",
-    "PERL5OPT", "PS4", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "RUBYOPT", "SHELL", "SHELLOPTS", "TMPDIR", "USER",
+    "BASH_ENV",
+    "BASH_FUNC_*",
+    "CDPATH",
+    "ENV",
+    "GCONV_PATH",
+    "GIT_*",
+    "GLIBC_TUNABLES",
+    "HOME",
+    "IFS",
+    "JAVA_TOOL_OPTIONS",
+    "LD_*",
+    "LOCPATH",
+    "LOGNAME",
+    "MALLOC_*",
+    "NLSPATH",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "OUBLIETTE_*",
+    "PATH",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PS4",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "RUBYOPT",
+    "SHELL",
+    "SHELLOPTS",
+    "TMPDIR",
+    "USER",
 ];
 
 /// Refuses variables that steer the loader, the agent's settings or its credential.
@@ -58,7 +85,7 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
         all.insert(name.clone(), Text::plain(value));
     }
     let mut set = |name: &str, value: Text| all.insert(name.into(), value);
-    set("PATH", Text::Plain(search_path(host)));
+    set("PATH", search_path(host));
     set("HOME", Text::Template("{home}".into()));
     set("TMPDIR", Text::Template("{tmp}".into()));
     set("USER", Text::plain("agent"));
@@ -77,11 +104,12 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
     all.into_iter().collect()
 }
 
-fn search_path(host: &Host) -> OsString {
+fn search_path(host: &Host) -> Text {
     let mut directories: Vec<&Path> = Vec::new();
     for directory in host.programs.all().flat_map(|program| &program.search) {
         let standard = PATH.split(':').any(|known| Path::new(known) == directory);
-        if !standard && !directories.contains(&directory.as_path()) && !directory.as_os_str().as_bytes().contains(&b':') {
+        if !standard && !directories.contains(&directory.as_path()) && !directory.as_os_str().as_bytes().contains(&b':')
+        {
             directories.push(directory);
         }
     }
@@ -91,28 +119,40 @@ fn search_path(host: &Host) -> OsString {
         path.push(":");
     }
     path.push(PATH);
-    path
+    match (&host.programs.wrapped, path.to_str()) {
+        (Some(_), Some(path)) => Text::Template(format!("{{settings}}/bin:{path}")),
+        _ => Text::Plain(path),
+    }
 }
 
 /// The command: the caller's own, with what makes the agent take its settings put first.
-pub fn arguments(request: &Request, agent: &AgentSpec, settings: Option<&Rendered>, servers: &[String]) -> Vec<Text> {
+pub fn arguments(request: &Request, agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Vec<Text> {
     let mut command = request.command.iter().map(Text::plain);
     let mut all: Vec<Text> = command.next().into_iter().collect();
-    if let Some(settings) = settings {
-        let template = |text: &String| {
-            let tools = settings.tools.as_deref().unwrap_or_default().join(",");
-            Text::Template(text.replace("{mode}", settings.mode).replace("{tools}", &tools))
-        };
-        if settings.tools.is_some() {
-            all.extend(agent.arguments.tools.iter().map(template));
-        }
-        if !servers.is_empty() {
-            all.extend(agent.arguments.mcp.iter().map(template));
-        }
-        all.extend(agent.arguments.insert.iter().map(template));
+    if host.programs.wrapped.is_none() {
+        all.extend(inserted(agent, host, settings));
     }
     all.extend(command);
     all
+}
+
+/// The same for an agent that the command starts.
+pub fn shim(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Option<Shim> {
+    let program = host.programs.wrapped.as_ref()?;
+    let name = agent.commands.first()?.clone();
+    Some(Shim { name, program: program.path.clone(), arguments: inserted(agent, host, settings) })
+}
+
+fn inserted(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Vec<Text> {
+    let Some(settings) = settings else { return Vec::new() };
+    let tools = settings.tools.as_deref().unwrap_or_default().join(",");
+    let template = |text: &String| Text::Template(text.replace("{mode}", settings.mode).replace("{tools}", &tools));
+    let wanted = [
+        (settings.tools.is_some(), &agent.arguments.tools),
+        (!host.servers.is_empty(), &agent.arguments.mcp),
+        (true, &agent.arguments.insert),
+    ];
+    wanted.into_iter().filter(|(wanted, _)| *wanted).flat_map(|(_, texts)| texts).map(template).collect()
 }
 
 /// Refuses arguments of the caller's that could loosen the level.
@@ -124,8 +164,11 @@ pub fn check_arguments(command: &[OsString], agent: &AgentSpec) -> Result<()> {
         let text = argument.to_string_lossy();
         let name = text.split('=').next().unwrap_or_default();
         if agent.arguments.refuse.iter().any(|refused| refused == name) {
-            return Err(Error::new(format!("pass {} to {}", name.escape_debug(), agent.title), "it could loosen the level")
-                .hint("leave it out: oubliette sets it from the level; --mcp-config is an option of oubliette"));
+            return Err(Error::new(
+                format!("pass {} to {}", name.escape_debug(), agent.title),
+                "it could loosen the level",
+            )
+            .hint("leave it out: oubliette sets it from the level; --mcp-config is an option of oubliette"));
         }
     }
     Ok(())

@@ -118,7 +118,12 @@ impl Library {
         names
     }
 
-    fn find<T: DeserializeOwned>(&self, name: &str, below: &str, compiled: &[(&str, &str)]) -> Result<Option<Found<T>>> {
+    fn find<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        below: &str,
+        compiled: &[(&str, &str)],
+    ) -> Result<Option<Found<T>>> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if name.is_empty() || !name.chars().all(plain) {
             return Ok(None);
@@ -179,7 +184,9 @@ pub fn read_trusted(path: &Path) -> Result<String> {
         return Err(Error::new(&*action, format!("it is larger than {MAX} bytes")).hint("name a policy file"));
     }
     let mut text = String::new();
-    file.take(MAX + 1).read_to_string(&mut text).map_err(|error| Error::new(&*action, error).hint("write it as UTF-8 text"))?;
+    file.take(MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Error::new(&*action, error).hint("write it as UTF-8 text"))?;
     Ok(text)
 }
 

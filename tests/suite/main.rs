@@ -1,5 +1,4 @@
 //! The test suite: one binary, so that it links once. One module per subject.
-#![deny(unsafe_code)]
 
 // What the tests stand on.
 mod launch; // launches of the real program, each in a place of its own
