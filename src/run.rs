@@ -223,7 +223,7 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Finished> {
-        let Prepared { cell, mut places, files, agent, lease } = prepared;
+        let Prepared { cell, mut places, files, agent, mut lease } = prepared;
         if let (None, Some(kept)) = (&plan.root, &self.kept) {
             places.work.clone_from(&kept.directory.path);
         }
@@ -269,6 +269,7 @@ impl Run<'_> {
             let _ = prctl::set_child_subreaper(true);
         }
         let cloned = Instant::now();
+        lease.iter_mut().for_each(Lease::use_it);
         let child = match fork_into(clone_flags(&plan.namespaces)) {
             Ok(Fork::Child) => {
                 // Init would keep them open: it must see the launcher's end of the channel close.
@@ -539,7 +540,7 @@ fn open_report(number: i32) -> Result<File> {
     let file: File = match number {
         1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
         2 => std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into(),
-        _ => sys::fds::take(number).map_err(|errno| failed(errno.into()))?,
+        _ => sys::fds::take(number).map_err(|_| failed(std::io::Error::other("it is not open")))?,
     };
     // Known now, so that a run whose report could not be written does not start.
     let flags = sys::fds::flags(file.as_raw_fd()).unwrap_or(OFlag::O_RDONLY);
@@ -641,11 +642,10 @@ fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) ->
 }
 
 fn not_confined(failure: Failure) -> Error {
-    let cause = if failure.errno == Errno::UnknownErrno { String::new() } else { failure.errno.desc().to_owned() };
-    if cause.is_empty() {
+    if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
     }
-    Error::new(failure.action, cause).hint("`oubliette doctor` says what this host offers")
+    Error::new(failure.action, failure.errno).hint("`oubliette doctor` says what this host offers")
 }
 
 /// Ends that people need a sentence for.
@@ -658,7 +658,9 @@ fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
                 .hint("give it more with --timeout"),
         ),
         Ended::NotExecuted(why) => {
-            let hint = if plan.enforces(Layer::Root) || plan.enforces(Layer::LandlockFs) {
+            let hint = if why == Errno::EAGAIN.desc() {
+                "raise the limit on processes (ulimit -u), or wait for some to end"
+            } else if plan.enforces(Layer::Root) || plan.enforces(Layer::LandlockFs) {
                 "`oubliette explain` says what the cell shows of the host"
             } else {
                 "check that the agent's UID may execute it"

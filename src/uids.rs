@@ -19,11 +19,13 @@ use crate::request::UidRange;
 use crate::state::State;
 use crate::sys::process::{Fork, exit_now, fork_into};
 
-/// A UID that is this run's alone. When dropped without [`Lease::release`] it stays marked, and `sweep` frees it.
+/// A UID that is this run's alone. When dropped in use it stays marked, and `sweep` frees it.
 #[derive(Debug)]
 pub struct Lease {
     /// The UID.
     pub uid: Uid,
+    /// A process runs under it, or may.
+    in_use: bool,
     leases: OwnedFd,
     _lock: Flock<OwnedFd>,
 }
@@ -44,11 +46,13 @@ impl Lease {
         let leases = state.leases()?;
         let (range, _) = split(range);
         let count = range.last - range.first + 1;
-        let start = rand::random_range(0..count);
+        let drawn = crate::sys::random::bytes().map(u32::from_ne_bytes);
+        let start =
+            drawn.map_err(|errno| Error::new("lease a UID", errno).hint("use a kernel with getrandom(2)"))? % count;
         for step in 0..count {
             let uid = range.first + (start + step) % count;
             match try_take(&leases, uid) {
-                Ok(Some(lock)) => return Ok(Lease { uid: Uid::from_raw(uid), leases, _lock: lock }),
+                Ok(Some(lock)) => return Ok(Lease { uid: Uid::from_raw(uid), in_use: false, leases, _lock: lock }),
                 Ok(None) => {}
                 Err(errno) => {
                     return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
@@ -73,7 +77,7 @@ impl Lease {
                 .hint("run `oubliette sweep`, or wait for the other run to end")
         };
         match try_take(&leases, uid.as_raw()) {
-            Ok(Some(lock)) => Ok(Lease { uid, leases, _lock: lock }),
+            Ok(Some(lock)) => Ok(Lease { uid, in_use: false, leases, _lock: lock }),
             Ok(None) => Err(failed("a live run has it, or what a dead one left does not end")),
             Err(errno) => Err(failed(errno.desc())),
         }
@@ -85,8 +89,21 @@ impl Lease {
     }
 
     /// Gives the UID back. Comes after nothing runs under it any more.
-    pub fn release(self) {
-        let _ = unlinkat(&self.leases, self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
+    pub fn release(mut self) {
+        self.in_use = false;
+    }
+
+    /// From here on something runs under it.
+    pub fn use_it(&mut self) {
+        self.in_use = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.in_use {
+            let _ = unlinkat(&self.leases, self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 
@@ -186,6 +203,7 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<(Vec<u32>, Vec<u32>)> {
             Ok(Some(lock)) => {
                 Lease {
                     uid: Uid::from_raw(uid),
+                    in_use: false,
                     leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
                     _lock: lock,
                 }

@@ -66,7 +66,9 @@ impl Channel {
         let mut vector = [IoSliceMut::new(&mut bytes)];
         let received = loop {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Err(Errno::EINTR) => {}
+                // ECONNRESET: the other end is gone and has left a message of ours unread. What it sent before is still
+                // to be read, and is the reason why it went.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 other => break other?,
             }
         };
