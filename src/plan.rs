@@ -190,6 +190,8 @@ pub struct Shim {
 pub enum Text {
     /// As it is.
     Plain(OsString),
+    /// As it is, and never shown: the value may be a secret of the caller's.
+    Hidden(OsString),
     /// With `{home}`, `{tmp}`, `{work}` or `{settings}` to be filled in.
     Template(String),
 }
@@ -380,6 +382,7 @@ impl Text {
     pub fn show(&self) -> String {
         match self {
             Text::Plain(text) => text.to_string_lossy().into_owned(),
+            Text::Hidden(_) => "(--setenv)".to_owned(),
             Text::Template(text) => text.clone(),
         }
     }

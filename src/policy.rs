@@ -132,6 +132,16 @@ pub enum NetworkMode {
     None,
 }
 
+impl NetworkMode {
+    /// The word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+        }
+    }
+}
+
 /// TCP ports.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]

@@ -6,9 +6,10 @@ mod conclude;
 mod streams;
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
+use nix::fcntl::OFlag;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid};
 
@@ -20,7 +21,7 @@ use crate::job::Job;
 use crate::plan::{Identity, Plan};
 use crate::progress::{Progress, Stage};
 use crate::request::Request;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretSource};
 use crate::state::State;
 use crate::supervise::terminal::Terminal;
 use crate::supervise::{Outcome, Signals};
@@ -35,12 +36,13 @@ use conclude::{conclude, not_confined};
 /// What was refused or failed before the agent ran. Nothing is left of it.
 pub fn run(request: Request) -> Result<Exit> {
     let started = Instant::now();
-    let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
     let report = request.report_fd.map(open_report).transpose()?;
+    let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
+    let signals = take_signals()?;
     let mut job = Job::new(request)?;
     let plan = job.plan().map_err(|refusal| refusal.error())?;
-    let secret = job.request.credential.as_ref().map(Secret::read).transpose()?;
+    let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?;
     hide_launcher()?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
@@ -85,7 +87,7 @@ pub fn run(request: Request) -> Result<Exit> {
 /// # Errors
 /// Something failed that says nothing of the host: a full disk, no UID left.
 pub fn rehearse(job: &mut Job) -> Result<()> {
-    let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
+    let signals = take_signals()?;
     let mut host = job.host.clone();
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
     let state = State::open(job.request.state_dir.as_deref())?;
@@ -111,6 +113,10 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
     }
     job.host = host;
     Ok(())
+}
+
+fn take_signals() -> Result<Signals> {
+    Signals::block().map_err(|errno| Error::new("take signals", errno).hint("raise the limit on open files"))
 }
 
 /// A layer that is missing is named before the agent starts.
@@ -157,9 +163,16 @@ fn open_report(number: i32) -> Result<File> {
         Error::new(format!("write the report to descriptor {number}"), error)
             .hint("open it in the caller, as in `--report-fd 3 3>report.json`")
     };
-    match number {
-        1 => Ok(std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into()),
-        2 => Ok(std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into()),
-        _ => sys::fds::take(number).map_err(|errno| failed(errno.into())),
+    let file: File = match number {
+        1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
+        2 => std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into(),
+        _ => sys::fds::take(number).map_err(|errno| failed(errno.into()))?,
+    };
+    // Known now, so that a run whose report could not be written does not start.
+    let flags = sys::fds::flags(file.as_raw_fd()).unwrap_or(OFlag::O_RDONLY);
+    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+        return Err(Error::new(format!("write the report to descriptor {number}"), "it is open for reading only")
+            .hint("open it for writing, as in `--report-fd 3 3>report.json`"));
     }
+    Ok(file)
 }

@@ -148,10 +148,20 @@ fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<Ow
         return Err(NotOurs::Foreign(format!("it belongs to uid {}", stat.st_uid)));
     }
     if stat.st_mode & 0o7777 != 0o711 {
+        if !ours(dir.as_fd()).map_err(NotOurs::Errno)? {
+            return Err(NotOurs::Foreign("it holds other files than oubliette's".into()));
+        }
         // Nobody lists it, and a run's UID gets through: cells have unguessable names.
         fchmod(&dir, Mode::from_bits_truncate(0o711)).map_err(NotOurs::Errno)?;
     }
     Ok(dir)
+}
+
+/// Whether a directory is empty or holds nothing but what [`State`] puts there: whoever names /etc or his HOME would
+/// find its mode changed.
+fn ours(dir: std::os::fd::BorrowedFd<'_>) -> Result<bool, Errno> {
+    let known = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b".." | b"cells" | b"uids" | b"kept");
+    Ok(crate::tree::entries(dir)?.iter().all(|entry| entry.is_ok_and(|entry| known(entry.file_name()))))
 }
 
 fn defaults() -> Vec<PathBuf> {

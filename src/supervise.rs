@@ -72,6 +72,7 @@ impl Signals {
         let mut set = SigSet::empty();
         PASSED_ON.into_iter().chain([Signal::SIGCHLD, Signal::SIGWINCH]).for_each(|signal| set.add(signal));
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+        crate::sys::process::survive_file_limit()?;
         Ok(Signals { fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
     }
 

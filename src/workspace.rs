@@ -79,10 +79,19 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     if meta.mode() & 0o002 != 0 {
         return refuse(format!("everybody can write it (mode {:04o})", meta.mode() & 0o7777), "chmod o-w it");
     }
-    let home = std::env::home_dir();
-    let real = path.canonicalize().map_err(|error| Error::new(&*object, error))?;
-    if state.path.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
+    let real = path
+        .canonicalize()
+        .map_err(|error| Error::new(&*object, error).hint("name a directory that this user may enter"))?;
+    let state = state.path.canonicalize().unwrap_or_else(|_| state.path.clone());
+    let home = std::env::home_dir().map(|home| home.canonicalize().unwrap_or(home));
+    if state.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
         return refuse("it holds a HOME or the state directory".into(), "name the directory of the project alone");
+    }
+    if real.starts_with(&state) {
+        return refuse(
+            "it is inside the state directory".into(),
+            "name a directory of your own, or use --workspace user",
+        );
     }
     // A group of the system's could open more than the workspace.
     let gid = if meta.gid() < FIRST_GID { meta.uid() } else { meta.gid() };
@@ -351,9 +360,11 @@ impl NewFile {
             }
             other => (other, true),
         };
-        let file = opened.map_err(|error| {
-            Error::new(format!("{verb} {}", path.display()), error)
-                .hint("name a file in a directory that this user may write")
+        let object = format!("{verb} {}", path.display());
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => Error::new(object, "it is a symbolic link").hint("name the file itself"),
+            Some(libc::ENXIO) => Error::new(object, "it is a pipe that nobody reads").hint("name a new file"),
+            _ => Error::new(object, error).hint("name a file in a directory that this user may write"),
         })?;
         Ok(NewFile { file, path: path.to_owned(), unused })
     }
@@ -387,7 +398,7 @@ fn target_directory(path: &Path) -> Result<Target> {
         return Err(Error::new(object, "it is the root directory").hint("name a new directory"));
     };
     let taken = std::fs::read_dir(&path).map(|mut entries| entries.next().is_some());
-    if taken.is_ok_and(|taken| taken) || (path.exists() && !path.is_dir()) {
+    if taken.is_ok_and(|taken| taken) || path.is_symlink() || (path.exists() && !path.is_dir()) {
         return Err(Error::new(object, "it exists and is not an empty directory").hint("name a new directory"));
     }
     let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(parent);

@@ -100,7 +100,7 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
     if let (Some(name), Some(upstream)) = (&agent.environment.base_url, &request.upstream) {
         set(name, Text::plain(&upstream.url));
     }
-    all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::plain(value))));
+    all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::Hidden(value.clone()))));
     all.into_iter().collect()
 }
 

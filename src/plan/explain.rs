@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::{Credential, Denied, Identity, Plan, Planned, Refusal};
+use super::{Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::Kind;
 use crate::job::Job;
 use crate::layer::Decision;
@@ -105,7 +105,10 @@ fn network(plan: &Plan) -> Vec<String> {
     let mut lines = vec![match plan.network {
         NetworkMode::Host => "the host's".to_owned(),
         NetworkMode::None if plan.namespaces.net => "none but a loopback of the cell's own".into(),
-        NetworkMode::None => "none: no internet socket can be made".into(),
+        NetworkMode::None if plan.filter.is_some_and(|filter| !filter.inet) => {
+            "none: no internet socket can be made".into()
+        }
+        NetworkMode::None => "the host's, though none was asked for: neither net nor seccomp is in force".into(),
     }];
     if let Some(landlock) = &plan.landlock {
         let ports = |ports: &[u16]| {
@@ -118,7 +121,8 @@ fn network(plan: &Plan) -> Vec<String> {
         lines.extend(landlock.connect.as_ref().map(|list| format!("TCP ports to connect to: {}", ports(list))));
         lines.extend(landlock.bind.as_ref().map(|list| format!("TCP ports to bind: {}", ports(list))));
     }
-    if plan.network == NetworkMode::Host && plan.filter.is_some_and(|filter| filter.udp) {
+    let udp = plan.filter.is_none_or(|filter| filter.udp);
+    if !plan.namespaces.net && udp {
         lines.push("UDP is open: name resolution needs it".into());
     }
     lines
@@ -145,8 +149,19 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("UID         {identity}"),
         format!("credential  {credential}"),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
-        format!("memory      {}, {} processes", plan.limits.memory, plan.limits.cell_processes),
+        format!("limits      {}", limits(plan)),
     ]
+}
+
+/// What bounds the cell, and what only each process of it.
+fn limits(plan: &Plan) -> String {
+    let Limits { memory, cell_processes, processes, .. } = plan.limits;
+    if plan.cgroup.is_some() {
+        return format!("memory {memory} and {cell_processes} processes for the cell");
+    }
+    let processes = processes
+        .map_or_else(|| "any number of processes".to_owned(), |number| format!("{number} processes of its UID"));
+    format!("memory {memory} for each process, {processes}")
 }
 
 fn settings(settings: &[Setting]) -> Vec<String> {

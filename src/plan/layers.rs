@@ -77,7 +77,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Pid | Layer::Root => cellular(layer, policy, host),
         Layer::Ipc | Layer::Uts => of(&host.namespaces, |maker| made(*maker)),
         Layer::Net => net(host, network),
-        Layer::Uid => uid(request, host),
+        Layer::Uid => uid(request, policy, agent, host, network),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
             Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
         }
@@ -160,9 +160,24 @@ fn net(host: &Host, network: NetworkMode) -> Can {
     }
 }
 
-fn uid(request: &Request, host: &Host) -> Can {
+/// Layers that are a namespace.
+const NAMESPACES: [Layer; 5] = [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net];
+
+/// A user namespace maps the launcher's UID and no other, so where the cell is made through one there is no second UID
+/// to become.
+fn uid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     if let Fact::Lacks(lack) = &host.uids {
         return Can::Lack(lack.clone());
+    }
+    let used = |layer| {
+        want(request, policy, layer) != Want::Off
+            && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+    };
+    if host.namespaces.get() == Ok(&Maker::UserNamespace) && NAMESPACES.into_iter().any(used) {
+        return Can::Lack(Lack::new(
+            "the cell's user namespace has the launcher's UID only",
+            "grant CAP_SYS_ADMIN: the cell then needs no user namespace",
+        ));
     }
     let range = request.uid_range.unwrap_or_else(|| default_range(host));
     if !covers(host, range) {

@@ -142,7 +142,7 @@ impl Class {
     /// A class counts as stopped when nothing of another user or of the host is reached, even where the command as
     /// such runs: `ls /tmp` lists a /tmp that is the cell's own.
     pub fn kernel(self, twins: &Twins<'_>) -> Option<&'static str> {
-        let few = twins.few_programs.then_some("landlock: no such program may be executed");
+        let few = twins.few_programs.then_some("landlock: only the agent's own programs may be executed");
         match self {
             Class::OtherHomes | Class::Destructive => files(twins),
             Class::SharedTmp => twins
@@ -153,9 +153,8 @@ impl Class {
                 Some("pid: /proc shows the cell only")
             }
             Class::ForeignProc if twins.has(Layer::LandlockFs) => Some("landlock: no rule for /proc of others"),
-            Class::ForeignProc => {
-                twins.has(Layer::Uid).then_some("uid: environ, maps and descriptors are another UID's")
-            }
+            Class::ForeignProc => (twins.has(Layer::Uid) && !twins.shared_uid)
+                .then_some("uid: environ, maps and descriptors are another UID's"),
             Class::Privilege => twins.has(Layer::NoNewPrivs).then_some("no-new-privs: a setuid program gains nothing"),
             Class::AgentSettings if twins.has(Layer::Root) => Some("root: the settings are on a read-only mount"),
             Class::AgentSettings => twins.has(Layer::LandlockFs).then_some("landlock: the settings are read-only"),
@@ -186,7 +185,7 @@ fn files(twins: &Twins<'_>) -> Option<&'static str> {
         return Some("root: they are not mounted");
     }
     if twins.has(Layer::LandlockFs) {
-        return Some("landlock: no rule for them");
+        return Some("landlock: no rule for them (their names and modes stay open)");
     }
     (twins.has(Layer::Uid) && !twins.shared_uid).then_some("uid: they are another UID's")
 }

@@ -66,7 +66,7 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
         let mut text = serde_json::to_vec(&report).unwrap_or_default();
         text.push(b'\n');
         if let Err(error) = file.write_all(&text) {
-            say(&format!("cannot write the report: {error}"));
+            say(&Error::new("write the report", error).to_string());
         }
     }
     match error {

@@ -113,7 +113,7 @@ fn null() -> Result<OwnedFd> {
 /// What a text of the plan is in this cell.
 pub(super) fn resolve(text: &Text, places: &Places) -> OsString {
     match text {
-        Text::Plain(text) => text.clone(),
+        Text::Plain(text) | Text::Hidden(text) => text.clone(),
         Text::Template(text) => expand(text, places).into(),
     }
 }
