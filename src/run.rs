@@ -146,11 +146,15 @@ impl Run<'_> {
     fn attempt(&self, plan: &Plan, outputs: &mut Option<Outputs>, terminal: &mut Option<Terminal>) -> Result<Finished> {
         let lease = match plan.identity {
             Identity::PerRun(range) => Some(Lease::take(&self.state, range)?),
-            Identity::Caller | Identity::Owner => None,
+            Identity::Owner => match &self.kept {
+                Some(kept) if kept.bound => Some(Lease::bound(&self.state, kept.owner.uid)?),
+                _ => None,
+            },
+            Identity::Caller => None,
         };
         let agent = match (&lease, &self.kept, plan.identity) {
+            (_, Some(kept), Identity::Owner) => kept.owner,
             (Some(lease), ..) => lease.ids(),
-            (None, Some(kept), Identity::Owner) => kept.owner,
             _ => self.launcher,
         };
         self.progress.stage(Stage::Leased, || format!("uid {}", agent.uid));
@@ -160,7 +164,7 @@ impl Run<'_> {
             Some(_) => Places::private(),
             None => cell.lay_out(agent, self.launcher)?,
         };
-        cell.record(&self.record(plan, &cell, agent, lease.is_some()))?;
+        cell.record(&self.record(plan, &cell, lease.as_ref()))?;
         let files = files::of_cell(plan, self.job, &places, agent, self.way().zip(self.secret.as_ref()), terminal.is_some());
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
@@ -171,16 +175,16 @@ impl Run<'_> {
         self.launch(plan, Prepared { cell, places, files, agent, lease }, outputs, terminal)
     }
 
-    fn record(&self, plan: &Plan, cell: &Cell, agent: Ids, leased: bool) -> Record {
-        let bound = self.kept.as_ref().is_some_and(|kept| kept.bound);
+    fn record(&self, plan: &Plan, cell: &Cell, lease: Option<&Lease>) -> Record {
         Record {
             user: self.job.request.user.to_string(),
             agent: self.job.agent.name.clone(),
             level: self.job.level.name.clone(),
             started: crate::cell::now(),
             launcher: std::process::id() as i32,
-            uid: (leased || bound).then_some(agent.uid.as_raw()),
+            uid: lease.map(|lease| lease.uid.as_raw()),
             cgroups: plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id)).unwrap_or_default(),
+            pid_namespace: plan.namespaces.pid,
             directories: plan.root.is_none(),
         }
     }
@@ -220,6 +224,8 @@ impl Run<'_> {
         let tree = plan.root.as_ref().map(|root| Tree {
             root,
             at: &cell.path,
+            // Where no PID namespace ends them, `sweep` knows the cell's processes by what they have mounted.
+            source: if plan.namespaces.pid { "tmpfs" } else { &cell.id },
             files: &files,
             workspace: self.kept.as_ref().map(|kept| &kept.directory),
             agent,
@@ -332,12 +338,7 @@ impl Run<'_> {
         if plan.namespaces.pid {
             return true;
         }
-        let own = match (lease, &self.kept) {
-            (Some(lease), _) => Some(lease.uid),
-            (None, Some(kept)) if kept.bound && plan.identity == Identity::Owner => Some(kept.owner.uid),
-            _ => None,
-        };
-        let by_uid = own.is_none_or(|uid| uids::kill_all(uid.as_raw()));
+        let by_uid = lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()));
         end_orphans() && by_uid
     }
 
