@@ -23,16 +23,20 @@ pub mod seccomp;
 pub mod session;
 
 use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use zeroize::Zeroizing;
 
 use crate::host::Step;
-use crate::plan::{Namespaces, Plan};
+use crate::plan::{Credential, Namespaces, Plan};
 use crate::sys::channel::Channel;
 use crate::sys::{self, seccomp::Instruction};
 use crate::workspace::Filling;
@@ -57,6 +61,13 @@ impl Places {
     /// In a cell with a private root.
     pub fn private() -> Places {
         Places { home: mounts::HOME.into(), tmp: "/tmp".into(), work: mounts::WORK.into(), settings: mounts::SETTINGS.into() }
+    }
+}
+
+impl Places {
+    /// The file with the credential, where there is one.
+    pub fn credential(&self) -> PathBuf {
+        self.home.join(".credential")
     }
 }
 
@@ -195,7 +206,7 @@ impl Confinement<'_> {
     ///
     /// # Errors
     /// The layer that could not be put into force. The process must then end: it may be half confined.
-    pub fn enter(self) -> Result<Confined, Failure> {
+    pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
         if self.plan.namespaces.user {
             ids::map_self(self.launcher).map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
@@ -212,6 +223,7 @@ impl Confinement<'_> {
         }
         capabilities::drop_all().map_err(|_| Failure::plain(Errno::EPERM, "give up capabilities"))?;
         let terminal = self.open_terminal()?;
+        self.move_credential()?;
         self.wait_for_launcher()?;
         limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
         nix::unistd::chdir(&self.places.work).map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
@@ -269,6 +281,23 @@ impl Confinement<'_> {
         Ok(Some(slave))
     }
 
+    /// Where a pipe could be opened by others, or would be empty for the second agent, the credential moves from the
+    /// pipe to a file that only the agent reads. The agent itself gets that as a descriptor; one that a shim starts
+    /// opens it for itself.
+    fn move_credential(&mut self) -> Result<(), Failure> {
+        if self.plan.credential != Credential::File {
+            return Ok(());
+        }
+        let Some(pipe) = self.command.credential.take() else { return Ok(()) };
+        let path = self.places.credential();
+        let file = fill_from(pipe.into(), &path)
+            .map_err(|error| Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), "write the credential file"))?;
+        if self.plan.shim.is_none() {
+            self.command.credential = Some(file.into());
+        }
+        Ok(())
+    }
+
     /// The launcher puts this process into its cgroup meanwhile; before that nothing of the agent's may run.
     fn wait_for_launcher(&self) -> Result<(), Failure> {
         match self.channel.receive() {
@@ -298,6 +327,21 @@ impl Confined {
         let _ = nix::unistd::write(&exec_failed, &(errno as i32).to_le_bytes());
         sys::process::exit_now(i32::from(crate::exit::Exit::CannotExecute.status()))
     }
+}
+
+/// Writes what a pipe holds to an existing file, and opens that to be read. The buffer is wiped.
+fn fill_from(mut pipe: File, path: &Path) -> std::io::Result<File> {
+    let mut buffer = Zeroizing::new([0; crate::secret::MAX]);
+    let mut length = 0;
+    loop {
+        match pipe.read(&mut buffer[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let mut file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    file.write_all(&buffer[..length])?;
+    File::open(path)
 }
 
 /// What a template's places stand for.

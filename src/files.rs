@@ -3,17 +3,15 @@
 
 use std::path::Path;
 
-use crate::confine::{Places, expand};
+use crate::confine::{CREDENTIAL_FD, Places, expand};
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
 use crate::job::Job;
-use crate::plan::{Credential, Plan};
+use crate::plan::{Credential, Plan, Shim};
 use crate::policy::NetworkMode;
-use crate::policy::agent::Way;
-use crate::secret::Secret;
 
 /// All of them, in the places of this cell.
-pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, credential: Option<(&Way, &Secret)>, terminal: bool) -> Vec<CellFile> {
+pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, terminal: bool) -> Vec<CellFile> {
     let mut files = Vec::new();
     if let Some(settings) = &plan.settings {
         files.push(launchers(&places.settings.join("settings.json"), settings.settings.as_bytes()));
@@ -29,8 +27,12 @@ pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, credential: 
         let bytes = expand(text, places).into_bytes();
         files.push(CellFile { path: places.home.join(name), bytes, mode: 0o600, to_agent: true });
     }
-    if let (Credential::File, Some((way, secret))) = (plan.credential, credential) {
-        files.extend(credential_file(way, secret, places));
+    if plan.credential == Credential::File {
+        // Empty: the child fills it from a pipe, so that no heap holds the credential.
+        files.push(CellFile { path: places.credential(), bytes: Vec::new(), mode: 0o600, to_agent: true });
+    }
+    if let Some(shim) = &plan.shim {
+        files.push(shim_script(shim, places, plan.credential == Credential::File));
     }
     if plan.root.is_some() {
         files.extend(synthetic(plan.network, agent));
@@ -43,13 +45,22 @@ fn launchers(path: &Path, bytes: &[u8]) -> CellFile {
     CellFile { path: path.to_owned(), bytes: bytes.to_vec(), mode: 0o444, to_agent: false }
 }
 
-/// 0600 in HOME: under gVisor every other place can be read by every UID.
-fn credential_file(way: &Way, secret: &Secret, places: &Places) -> Option<CellFile> {
-    let file = way.file.as_ref()?;
-    let mut bytes = file.before.clone().into_bytes();
-    bytes.extend(secret.expose());
-    bytes.extend(file.after.as_bytes());
-    Some(CellFile { path: places.home.join(&file.path), bytes, mode: 0o600, to_agent: true })
+/// A script under the agent's name that gives it the arguments of its level, and its credential anew each time.
+fn shim_script(shim: &Shim, places: &Places, credential: bool) -> CellFile {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let path = |path: &Path| quote(&path.to_string_lossy());
+    let mut script = String::from("#!/bin/sh\n");
+    if credential {
+        script += &format!("exec {CREDENTIAL_FD}<{}\n", path(&places.credential()));
+    }
+    script += &format!("exec {}", path(&shim.program));
+    for argument in &shim.arguments {
+        script += &format!(" {}", quote(&expand(&argument.show(), places)));
+    }
+    script += " \"$@\"\n";
+    let mut file = launchers(&places.settings.join("bin").join(&shim.name), script.as_bytes());
+    file.mode = 0o555;
+    file
 }
 
 /// /etc of a cell: nothing of the host's users, names or addresses.

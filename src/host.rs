@@ -373,13 +373,15 @@ fn errno_name(errno: Errno) -> String {
 pub struct Programs {
     /// The agent.
     pub agent: Program,
-    /// Servers that the caller named.
+    /// The agent's own program, where the caller's command is another that starts it.
+    pub wrapped: Option<Program>,
+    /// Servers that the caller named, and what else must be there.
     pub servers: Vec<Program>,
 }
 
 impl Programs {
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &Program> {
-        std::iter::once(&self.agent).chain(&self.servers)
+        std::iter::once(&self.agent).chain(&self.wrapped).chain(&self.servers)
     }
 }

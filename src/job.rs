@@ -47,6 +47,9 @@ impl Job {
         let mut host = Host::probe(&level.value);
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = Program::find(&request.command[0], &search_path)?;
+        if agent.value.settings.is_some() && !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
+            wrap(&agent, &mut host, &search_path)?;
+        }
         let servers = request.mcp_config.as_deref().map(Servers::read).transpose()?.unwrap_or_default();
         servers.find(&mut host, &search_path)?;
         if level.value.kernel.execute.list().is_some() {
@@ -64,12 +67,24 @@ impl Job {
     }
 }
 
+/// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
+fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &std::ffi::OsStr) -> Result<()> {
+    let Some(name) = agent.value.commands.first() else {
+        return Err(Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it"));
+    };
+    host.programs.wrapped = Some(Program::find(name.as_ref(), search_path)?);
+    host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
+    Ok(())
+}
+
 fn check(request: &Request, agent: &Found<AgentSpec>) -> Result<()> {
     if let Some(argument) = request.command.iter().find(|argument| argument.as_bytes().contains(&0)) {
         return Err(Error::new(format!("pass {:?}", argument.to_string_lossy()), "it contains a NUL byte"));
     }
     environ::check(&request.setenv, &agent.value)?;
-    environ::check_arguments(&request.command, &agent.value)?;
+    if agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
+        environ::check_arguments(&request.command, &agent.value)?;
+    }
     if agent.value.credential.required && request.credential.is_none() {
         return Err(Error::new(format!("run {} without a credential", agent.value.title), "it can do nothing without one")
             .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));

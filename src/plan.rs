@@ -63,6 +63,8 @@ pub struct Plan {
     pub arguments: Vec<Text>,
     /// The program's file.
     pub program: PathBuf,
+    /// Stands under the agent's name on PATH where the command is not the agent but starts it.
+    pub shim: Option<Shim>,
     /// How to see that the agent took its settings.
     #[serde(skip)]
     pub check: Option<Check>,
@@ -172,6 +174,17 @@ pub enum Credential {
     File,
 }
 
+/// A script that starts the agent with the arguments of its level.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shim {
+    /// The agent's name.
+    pub name: String,
+    /// Its program.
+    pub program: PathBuf,
+    /// What comes before the arguments that the script gets.
+    pub arguments: Vec<Text>,
+}
+
 /// A text that may name a place in the cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Text {
@@ -222,7 +235,7 @@ impl Plan {
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
         Ok(Plan {
-            classes: classes(policy, agent, &on, network, landlock.as_ref(), identity),
+            classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
             root: on.has(Layer::Root).then(|| root(policy, host, &on)),
             identity,
@@ -236,7 +249,8 @@ impl Plan {
             home: pairs(&agent.home),
             home_terminal: pairs(&agent.home_terminal),
             environment: environ::variables(request, agent, host, &on),
-            arguments: environ::arguments(request, agent, settings.as_ref(), &host.servers),
+            arguments: environ::arguments(request, agent, host, settings.as_ref()),
+            shim: environ::shim(agent, host, settings.as_ref()),
             program: host.programs.agent.path.clone(),
             check: settings.is_some().then(|| agent.check.clone()),
             settings,
@@ -277,15 +291,18 @@ fn identity(request: &Request, on: &layers::On) -> Identity {
 fn classes(
     policy: &Policy,
     agent: &AgentSpec,
+    host: &Host,
     on: &layers::On,
     network: NetworkMode,
     landlock: Option<&rules::Landlock>,
     identity: Identity,
 ) -> Vec<Denied> {
+    let listed = policy.kernel.execute.list().is_some_and(<[_]>::is_empty) && host.programs.wrapped.is_none();
+    let few = landlock.is_some_and(|landlock| landlock.few_programs) && listed;
     let enforced: Vec<Layer> = Layer::ALL.into_iter().filter(|layer| on.has(*layer)).collect();
     let twins = Twins {
         enforced: &enforced,
-        few_programs: landlock.is_some_and(|landlock| landlock.few_programs) && policy.kernel.execute.list().is_some_and(<[_]>::is_empty),
+        few_programs: few,
         no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
         shared_uid: identity == Identity::Owner,
     };
@@ -342,7 +359,8 @@ fn limits(policy: &Policy, on: &layers::On, identity: Identity) -> Limits {
 fn credential(request: &Request, host: &Host) -> Credential {
     match request.credential {
         None => Credential::None,
-        Some(_) if host.private_descriptors => Credential::Pipe,
+        // A pipe is empty after the first agent; a file serves every one that the command starts.
+        Some(_) if host.private_descriptors && host.programs.wrapped.is_none() => Credential::Pipe,
         Some(_) => Credential::File,
     }
 }

@@ -165,7 +165,7 @@ impl Run<'_> {
             None => cell.lay_out(agent, self.launcher)?,
         };
         cell.record(&self.record(plan, &cell, lease.as_ref()))?;
-        let files = files::of_cell(plan, self.job, &places, agent, self.way().zip(self.secret.as_ref()), terminal.is_some());
+        let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some());
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
             let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
@@ -402,7 +402,7 @@ impl Run<'_> {
 
     /// A pipe that holds the credential and whose other end is closed: read once, it is gone.
     fn credential_pipe(&self, plan: &Plan) -> Result<Option<OwnedFd>> {
-        let Some(secret) = self.secret.as_ref().filter(|_| plan.credential == Credential::Pipe) else { return Ok(None) };
+        let Some(secret) = self.secret.as_ref().filter(|_| plan.credential != Credential::None) else { return Ok(None) };
         let failed = |error: std::io::Error| Error::new("hand the credential over", error);
         let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
         File::from(write).write_all(secret.expose()).map_err(failed)?;
@@ -412,7 +412,7 @@ impl Run<'_> {
     fn environment(&self, plan: &Plan, places: &Places) -> Vec<CString> {
         let mut all: Vec<(OsString, OsString)> =
             plan.environment.iter().map(|(name, text)| (name.clone(), resolve(text, places))).collect();
-        if let Some(way) = self.way().filter(|_| plan.credential == Credential::Pipe) {
+        if let Some(way) = self.way() {
             all.push((way.descriptor.clone().into(), CREDENTIAL_FD.to_string().into()));
         }
         all.into_iter()

@@ -32,6 +32,7 @@ pub fn run(confined: Confined) -> ! {
     // The agent's copies are the agent's; ours would keep its pipes open.
     let Confined { command, terminal, channel, .. } = confined;
     drop((command, terminal));
+    crate::sys::environ::rename(b"oubliette-init");
     let _ = crate::sys::fds::close_standard();
     let status = watch(agent, &channel);
     let _ = channel.send(&[b'X', status.0, status.1], None);

@@ -29,7 +29,7 @@ pub const SETTINGS: &str = "/etc/oubliette";
 /// Places on the tmpfs that the agent may write to, and the directory of the tmpfs behind each.
 const WRITABLE: [(&str, &str); 4] = [(HOME, "home"), ("/tmp", "tmp"), (WORK, "work"), ("/dev/shm", "shm")];
 
-/// A file that the launcher puts into a cell.
+/// A file that the launcher puts into a cell. Never the credential: these bytes are copied by fork.
 #[derive(Debug, Clone)]
 pub struct CellFile {
     /// Where, as the agent sees it.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serializer;
 
-use super::Text;
+use super::{Shim, Text};
 use super::layers::On;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -58,7 +58,7 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
         all.insert(name.clone(), Text::plain(value));
     }
     let mut set = |name: &str, value: Text| all.insert(name.into(), value);
-    set("PATH", Text::Plain(search_path(host)));
+    set("PATH", search_path(host));
     set("HOME", Text::Template("{home}".into()));
     set("TMPDIR", Text::Template("{tmp}".into()));
     set("USER", Text::plain("agent"));
@@ -77,7 +77,7 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
     all.into_iter().collect()
 }
 
-fn search_path(host: &Host) -> OsString {
+fn search_path(host: &Host) -> Text {
     let mut directories: Vec<&Path> = Vec::new();
     for directory in host.programs.all().flat_map(|program| &program.search) {
         let standard = PATH.split(':').any(|known| Path::new(known) == directory);
@@ -91,28 +91,40 @@ fn search_path(host: &Host) -> OsString {
         path.push(":");
     }
     path.push(PATH);
-    path
+    match (&host.programs.wrapped, path.to_str()) {
+        (Some(_), Some(path)) => Text::Template(format!("{{settings}}/bin:{path}")),
+        _ => Text::Plain(path),
+    }
 }
 
 /// The command: the caller's own, with what makes the agent take its settings put first.
-pub fn arguments(request: &Request, agent: &AgentSpec, settings: Option<&Rendered>, servers: &[String]) -> Vec<Text> {
+pub fn arguments(request: &Request, agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Vec<Text> {
     let mut command = request.command.iter().map(Text::plain);
     let mut all: Vec<Text> = command.next().into_iter().collect();
-    if let Some(settings) = settings {
-        let template = |text: &String| {
-            let tools = settings.tools.as_deref().unwrap_or_default().join(",");
-            Text::Template(text.replace("{mode}", settings.mode).replace("{tools}", &tools))
-        };
-        if settings.tools.is_some() {
-            all.extend(agent.arguments.tools.iter().map(template));
-        }
-        if !servers.is_empty() {
-            all.extend(agent.arguments.mcp.iter().map(template));
-        }
-        all.extend(agent.arguments.insert.iter().map(template));
+    if host.programs.wrapped.is_none() {
+        all.extend(inserted(agent, host, settings));
     }
     all.extend(command);
     all
+}
+
+/// The same for an agent that the command starts.
+pub fn shim(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Option<Shim> {
+    let program = host.programs.wrapped.as_ref()?;
+    let name = agent.commands.first()?.clone();
+    Some(Shim { name, program: program.path.clone(), arguments: inserted(agent, host, settings) })
+}
+
+fn inserted(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Vec<Text> {
+    let Some(settings) = settings else { return Vec::new() };
+    let tools = settings.tools.as_deref().unwrap_or_default().join(",");
+    let template = |text: &String| Text::Template(text.replace("{mode}", settings.mode).replace("{tools}", &tools));
+    let wanted = [
+        (settings.tools.is_some(), &agent.arguments.tools),
+        (!host.servers.is_empty(), &agent.arguments.mcp),
+        (true, &agent.arguments.insert),
+    ];
+    wanted.into_iter().filter(|(wanted, _)| *wanted).flat_map(|(_, texts)| texts).map(template).collect()
 }
 
 /// Refuses arguments of the caller's that could loosen the level.

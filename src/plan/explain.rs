@@ -119,7 +119,8 @@ fn process(plan: &Plan) -> Vec<String> {
     let credential = match plan.credential {
         Credential::None => "none",
         Credential::Pipe => "a pipe on descriptor 3, empty once read; in no file, argument or variable",
-        Credential::File => "a file of mode 0600 in HOME: descriptors of other processes can be opened here",
+        Credential::File if plan.shim.is_some() => "a file of mode 0600 in HOME, for every agent that the command starts",
+        Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
     };
     vec![
         format!("program     {}", plan.program.display()),

@@ -125,6 +125,12 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) 
     let managed = matches!(cellular(Layer::Root, policy, host), Can::Enforce(_)) && policy.want(Layer::Root) != Want::Off;
     let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
     let loosens = |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
+    if host.programs.wrapped.is_some() && !managed {
+        return Can::Lack(Lack::new(
+            "a command that starts the agent may give it other settings, and without a private root no managed settings rule that out",
+            "name the agent itself as the command",
+        ));
+    }
     match words.filter(loosens).find(|_| !managed) {
         None => Can::Enforce("read-only to the agent, checked at its start".into()),
         Some(word) => Can::Lack(Lack::new(

@@ -142,9 +142,10 @@ fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> 
         // The private root shows what it shows: one rule covers it, also what is mounted below.
         rules.extend([rule(Place::Shm, own), at("/", visible), at("/dev/pts", Access::Device)]);
     } else {
-        rules.push(rule(Place::Settings, Access::Read));
         rules.extend(host_rules(host, visible));
     }
+    // The shim of a wrapped agent is a script of the launcher's, where the agent cannot write.
+    rules.push(rule(Place::Settings, if host.programs.wrapped.is_some() { Access::Execute } else { Access::Read }));
     rules.extend(DEVICES.iter().map(|name| at(&format!("/dev/{name}"), Access::Device)));
     if let Some(listed) = listed {
         let own = host.programs.all().flat_map(|program| &program.executed).cloned();

@@ -54,29 +54,15 @@ pub struct Credential {
     pub way: Vec<Way>,
 }
 
-/// One way to hand a credential over, least visible first.
+/// The variable by which an agent finds its credential.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Way {
     /// How such a credential begins; empty for any.
     #[serde(default)]
     pub prefix: String,
-    /// The variable that gets the number of a pipe which holds the credential.
+    /// It gets the number of a descriptor from which the credential can be read.
     pub descriptor: String,
-    /// The file in HOME that holds it where other processes' descriptors can be opened.
-    pub file: Option<CredentialFile>,
-}
-
-/// A credential file of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct CredentialFile {
-    /// Its path below HOME.
-    pub path: String,
-    /// What comes before the credential in it.
-    pub before: String,
-    /// What comes after it.
-    pub after: String,
 }
 
 /// Variables of an agent.
@@ -152,6 +138,11 @@ impl AgentSpec {
             None => false,
             Some(Settings::Claude(template)) => template.deny.get(&class).is_some_and(|rules| !rules.is_empty()),
         }
+    }
+
+    /// Whether a program of this name is the agent itself, and not something that starts it.
+    pub fn is(&self, program: &str) -> bool {
+        self.commands.iter().any(|known| known == program)
     }
 
     /// How a credential is handed over.

@@ -1,6 +1,7 @@
 //! The launcher's own environment block, which every process of the same user may read in /proc/PID/environ.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 unsafe extern "C" {
     static mut environ: *const *mut libc::c_char;
@@ -27,7 +28,7 @@ pub fn take(name: &str, space: &mut [u8]) -> Option<usize> {
                     taken = Some(value.len());
                 }
                 std::ptr::write_bytes(value.as_mut_ptr(), b'x', value.len());
-                std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+                std::sync::atomic::compiler_fence(Ordering::SeqCst);
             }
             entry = entry.add(1);
         }
@@ -41,6 +42,33 @@ fn value_of<'a>(entry: &'a mut [u8], name: &[u8]) -> Option<&'a mut [u8]> {
     Some(&mut entry[start..])
 }
 
+/// Where the array was before [`forget`].
+static ORIGINAL: AtomicPtr<*mut libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Overwrites the arguments of this process with a name: init is a copy of the launcher, and the cell would read in
+/// /proc/1/cmdline whose run it is and where on the host the credential lies. Does nothing before [`forget`].
+pub fn rename(name: &[u8]) {
+    let array = ORIGINAL.load(Ordering::Relaxed);
+    if array.is_null() {
+        return;
+    }
+    let count = std::env::args_os().len();
+    // SAFETY: at exec the kernel lays the argument array right below the environment array, with one null pointer in
+    // between (System V ABI, process initialization; the same on aarch64). Both are writable memory of this process,
+    // nothing else reads them now, and each string is overwritten within its own length.
+    unsafe {
+        let mut rest = name;
+        for &argument in std::slice::from_raw_parts(array.sub(count + 1), count) {
+            let length = CStr::from_ptr(argument).to_bytes().len();
+            let bytes = std::slice::from_raw_parts_mut(argument.cast::<u8>(), length);
+            let taken = rest.len().min(length);
+            bytes.fill(0);
+            bytes[..taken].copy_from_slice(&rest[..taken]);
+            rest = &rest[taken..];
+        }
+    }
+}
+
 /// Overwrites the whole block. From now on this process has no variables, and whoever may read its /proc/PID/environ
 /// (gVisor lets every process) finds none of the service's.
 pub fn forget() {
@@ -52,6 +80,7 @@ pub fn forget() {
             std::ptr::write_bytes((*entry).cast::<u8>(), 0, length);
             entry = entry.add(1);
         }
+        ORIGINAL.store(environ.cast_mut(), Ordering::Relaxed);
         static mut EMPTY: [*mut libc::c_char; 1] = [std::ptr::null_mut()];
         environ = (&raw const EMPTY).cast();
     }
