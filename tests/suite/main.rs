@@ -1,5 +1,5 @@
 //! The test suite: one binary, so that it links once. One module per subject.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 // What the tests stand on.
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
