@@ -122,7 +122,9 @@ fn wiped(state: &State, name: &OsStr) -> Vec<Leftover> {
 /// A record could be half-written or an agent's: only a group that carries the cell's own name is removed.
 fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
     let expected = format!("oubliette-{}", cell.to_string_lossy());
-    path.starts_with("/sys/fs/cgroup") && path.file_name() == Some(OsStr::new(&expected)) && !path.components().any(|c| c == std::path::Component::ParentDir)
+    path.starts_with("/sys/fs/cgroup")
+        && path.file_name() == Some(OsStr::new(&expected))
+        && !path.components().any(|c| c == std::path::Component::ParentDir)
 }
 
 /// Where there was neither a PID namespace nor a UID of its own: processes whose working directory, program,
@@ -192,7 +194,9 @@ fn names(state: &State) -> Result<Vec<OsString>> {
 pub fn end(state: &State, cell: &str) -> Result<()> {
     let object = format!("end cell {}", cell.escape_debug());
     if cell.is_empty() {
-        return Err(Error::new(object, "an empty name is that of every cell").hint("`oubliette ps` lists the live cells"));
+        return Err(
+            Error::new(object, "an empty name is that of every cell").hint("`oubliette ps` lists the live cells")
+        );
     }
     let mut matching = list(state)?.into_iter().filter(|live| live.cell.starts_with(cell)).collect::<Vec<_>>();
     let (Some(live), true) = (matching.pop(), matching.is_empty()) else {
@@ -204,7 +208,9 @@ pub fn end(state: &State, cell: &str) -> Result<()> {
     };
     let launcher = Launcher::open(record.launcher, record.started)
         .ok_or_else(|| Error::new(&*object, "its launcher is gone").hint("run `oubliette sweep`"))?;
-    launcher.signal(Signal::SIGTERM).map_err(|errno| Error::new(&*object, errno).hint("run it as the cell's user or as root"))?;
+    launcher
+        .signal(Signal::SIGTERM)
+        .map_err(|errno| Error::new(&*object, errno).hint("run it as the cell's user or as root"))?;
     // The policy's grace period is at most what the launcher takes; twice asked it ends at once.
     for (signal, patience) in [(Signal::SIGTERM, 30), (Signal::SIGKILL, 10), (Signal::SIGKILL, 10)] {
         if gone(state, &live.cell, Duration::from_secs(patience)) {

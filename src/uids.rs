@@ -53,11 +53,16 @@ impl Lease {
             match taken {
                 Ok(Some(lock)) => return Ok(Lease { uid: Uid::from_raw(uid), leases, _lock: lock }),
                 Ok(None) => {}
-                Err(errno) => return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable")),
+                Err(errno) => {
+                    return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
+                }
             }
         }
-        Err(Error::new("lease a UID", format!("all {count} of {}-{} are taken by live cells or wait for a sweep", range.first, range.last))
-            .hint("run `oubliette sweep`, wait for a run to end, or name a larger range with --uid-range"))
+        Err(Error::new(
+            "lease a UID",
+            format!("all {count} of {}-{} are taken by live cells or wait for a sweep", range.first, range.last),
+        )
+        .hint("run `oubliette sweep`, wait for a run to end, or name a larger range with --uid-range"))
     }
 
     /// Takes the UID that is bound to a workspace, for as long as a run uses that: `sweep` ends what has a UID that no
@@ -196,7 +201,12 @@ pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
             continue;
         }
         if let Ok(Some(lock)) = try_take(&leases, uid) {
-            Lease { uid: Uid::from_raw(uid), leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?, _lock: lock }.release();
+            Lease {
+                uid: Uid::from_raw(uid),
+                leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
+                _lock: lock,
+            }
+            .release();
             freed.push(uid);
         }
     }
