@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -155,16 +156,29 @@ pub fn kill_all(uid: u32) -> bool {
     }
 }
 
-/// `kill(-1)` reaches what this UID may signal, without itself and init: ESRCH when nothing is left. It needs neither
-/// /proc nor pidfds, which gVisor lacks, and no process can fork away from it for ever.
+/// `kill(-1)` reaches what this UID may signal, without itself and init. It needs neither /proc nor pidfds, which gVisor
+/// lacks, and no process can fork away from it for ever.
 fn kill_own() -> bool {
+    // This process and one more: a fork fails as long as a third of this UID is left, a zombie included (fork(2)).
+    if setrlimit(Resource::RLIMIT_NPROC, 2, 2).is_err() {
+        return false;
+    }
     for _ in 0..2000 {
-        if kill(Pid::from_raw(-1), Signal::SIGKILL) == Err(Errno::ESRCH) {
+        // gVisor says ESRCH when nothing is left; Linux says success as long as anybody has a process.
+        if kill(Pid::from_raw(-1), Signal::SIGKILL) == Err(Errno::ESRCH) || alone() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
     false
+}
+
+fn alone() -> bool {
+    match fork_into(CloneFlags::empty()) {
+        Ok(Fork::Child) => exit_now(0),
+        Ok(Fork::Parent(child)) => waitpid(child, None).is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// Ends what a dead run left running under its UID. Where no lease says that a run had it, nothing does; where a live
