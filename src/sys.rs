@@ -1,5 +1,6 @@
 //! Every raw system call and every `unsafe` block of the crate, one kernel concept per file.
 
+pub mod capabilities;
 pub mod channel;
 pub mod environ;
 pub mod fds;
