@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -181,7 +182,12 @@ impl Cell {
             return Wiped { files: 2, left: Vec::new() };
         }
         let mut left: Vec<Left> = Vec::new();
-        for (path, id) in std::mem::take(&mut self.written) {
+        let mut written = std::mem::take(&mut self.written);
+        if in_memory(self.lock.as_fd()) {
+            // The pages go back to the kernel, which hands them out as zeros.
+            written.clear();
+        }
+        for (path, id) in written {
             if let Err(errno) = zero(self.lock.as_fd(), &path, id) {
                 // What the agent itself removed or replaced is no failure of the wipe.
                 if !matches!(errno, Errno::ENOENT | Errno::ESTALE | Errno::ENOTDIR | Errno::ELOOP) {
@@ -217,6 +223,11 @@ fn zero(cell: BorrowedFd<'_>, path: &Path, id: FileId) -> Result<(), Errno> {
         dir = openat(&dir, *part, DIRECTORY, Mode::empty())?;
     }
     overwrite(dir.as_fd(), name, Some(id))
+}
+
+/// On a tmpfs, where overwriting changes nothing. A mount that was put below it is never written to anyway.
+fn in_memory(cell: BorrowedFd<'_>) -> bool {
+    fstatfs(cell).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
 }
 
 fn still_there(parent: BorrowedFd<'_>, id: &str, dir: &OwnedFd) -> bool {
