@@ -1,16 +1,16 @@
 //! A cell: the directory of one run, locked by its launcher. Alive means locked.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,9 @@ pub struct Record {
     /// Its control groups.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
+    /// Its processes ended with its launcher.
+    #[serde(default)]
+    pub pid_namespace: bool,
     /// HOME, /tmp and workspace are directories of the cell; else they were on a tmpfs and are gone with it.
     pub directories: bool,
 }
@@ -83,9 +86,15 @@ impl Cell {
                     .hint("free the disk or make it writable, or name another place with --state-dir")
             };
             mkdirat(&parent, id.as_str(), Mode::S_IRWXU).map_err(failed)?;
-            let dir = openat(&parent, id.as_str(), DIRECTORY, Mode::empty()).map_err(failed)?;
-            // A sweep may have found it before it was locked, taken it for dead and removed it.
-            let Ok(lock) = Flock::lock(dir, FlockArg::LockExclusiveNonblock) else { continue };
+            // A sweep may have found it before it was locked, taken it for dead and removed it; `ps` only looks.
+            let dir = match openat(&parent, id.as_str(), DIRECTORY, Mode::empty()) {
+                Err(Errno::ENOENT) => continue,
+                other => other.map_err(failed)?,
+            };
+            let Ok(lock) = Flock::lock(dir, FlockArg::LockExclusiveNonblock) else {
+                let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
+                continue;
+            };
             if still_there(parent.as_fd(), &id, &lock) {
                 return Ok(Cell { id, path, parent, lock, written: Vec::new(), directories: false, wiped: false });
             }
@@ -102,7 +111,8 @@ impl Cell {
         let file = openat(&*self.lock, RECORD, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let written = file.map_err(std::io::Error::from).and_then(|file| File::from(file).write_all(&text));
         written.map_err(|error| {
-            Error::new(format!("write {}", self.path.join(RECORD).display()), error).hint("free the disk, or name another place with --state-dir")
+            Error::new(format!("write {}", self.path.join(RECORD).display()), error)
+                .hint("free the disk, or name another place with --state-dir")
         })
     }
 
@@ -116,21 +126,27 @@ impl Cell {
     /// # Errors
     /// A full disk.
     pub fn lay_out(&mut self, agent: Ids, launcher: Ids) -> Result<Places> {
-        let failed = |errno: Errno| Error::new(format!("lay out cell {}", self.path.display()), errno).hint("free the disk");
+        let failed =
+            |errno: Errno| Error::new(format!("lay out cell {}", self.path.display()), errno).hint("free the disk");
         self.directories = true;
         for name in ["home", "tmp", "work", "settings", "base"] {
             mkdirat(&*self.lock, name, Mode::S_IRWXU).map_err(failed)?;
             let to_agent = !matches!(name, "settings" | "base");
             if to_agent && agent != launcher {
-                fchownat(&*self.lock, name, Some(agent.uid), Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+                fchownat(&*self.lock, name, Some(agent.uid), Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+                    .map_err(failed)?;
             }
         }
         if agent != launcher {
             // The outer directory stays the launcher's: whatever modes the agent sets inside, nobody else gets in.
-            fchownat(&self.parent, self.id.as_str(), None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
-            fchmodat(&self.parent, self.id.as_str(), Mode::from_bits_truncate(0o710), FchmodatFlags::NoFollowSymlink).map_err(failed)?;
-            fchownat(&*self.lock, "settings", None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
-            fchmodat(&*self.lock, "settings", Mode::from_bits_truncate(0o750), FchmodatFlags::NoFollowSymlink).map_err(failed)?;
+            fchownat(&self.parent, self.id.as_str(), None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(failed)?;
+            fchmodat(&self.parent, self.id.as_str(), Mode::from_bits_truncate(0o710), FchmodatFlags::NoFollowSymlink)
+                .map_err(failed)?;
+            fchownat(&*self.lock, "settings", None, Some(agent.gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(failed)?;
+            fchmodat(&*self.lock, "settings", Mode::from_bits_truncate(0o750), FchmodatFlags::NoFollowSymlink)
+                .map_err(failed)?;
         }
         let at = |name: &str| self.path.join(name);
         Ok(Places { home: at("home"), tmp: at("tmp"), work: at("work"), settings: at("settings") })
@@ -143,7 +159,9 @@ impl Cell {
     pub fn write(&mut self, files: &[CellFile], agent: Ids, launcher: Ids) -> Result<()> {
         for file in files {
             let Ok(rest) = file.path.strip_prefix(&self.path) else { continue };
-            let failed = |error: std::io::Error| Error::new(format!("write {}", file.path.display()), error).hint("free the disk");
+            let failed = |error: std::io::Error| {
+                Error::new(format!("write {}", file.path.display()), error).hint("free the disk")
+            };
             self.write_one(rest, file, (file.to_agent && agent != launcher).then_some(agent)).map_err(failed)?;
         }
         Ok(())
@@ -176,28 +194,39 @@ impl Cell {
 
     fn remove(&mut self) -> Wiped {
         self.wiped = true;
-        if !self.directories && unlinkat(&*self.lock, RECORD, UnlinkatFlags::NoRemoveDir).is_ok_and(|()| true)
+        if !self.directories
+            && unlinkat(&*self.lock, RECORD, UnlinkatFlags::NoRemoveDir).is_ok_and(|()| true)
             && unlinkat(&self.parent, self.id.as_str(), UnlinkatFlags::RemoveDir).is_ok()
         {
             return Wiped { files: 2, left: Vec::new() };
         }
-        let mut left: Vec<Left> = Vec::new();
-        let mut written = std::mem::take(&mut self.written);
-        if in_memory(self.lock.as_fd()) {
-            // The pages go back to the kernel, which hands them out as zeros.
-            written.clear();
+        let left = self.zero_written();
+        let mut wiped = wipe(self.parent.as_fd(), OsStr::new(&self.id));
+        wiped.left.extend(left);
+        wiped
+    }
+}
+
+impl Cell {
+    /// Zeroes what the launcher itself has written, where that helps: a tmpfs gives its pages back and no disk ever saw
+    /// them, and zeros would only cost.
+    fn zero_written(&mut self) -> Vec<Left> {
+        let mut left = Vec::new();
+        let written = std::mem::take(&mut self.written);
+        if nix::sys::statfs::fstatfs(&*self.lock).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
+        {
+            return left;
         }
         for (path, id) in written {
-            if let Err(errno) = zero(self.lock.as_fd(), &path, id) {
+            match zero(self.lock.as_fd(), &path, id) {
                 // What the agent itself removed or replaced is no failure of the wipe.
-                if !matches!(errno, Errno::ENOENT | Errno::ESTALE | Errno::ENOTDIR | Errno::ELOOP) {
+                Ok(()) | Err(Errno::ENOENT | Errno::ESTALE | Errno::ENOTDIR | Errno::ELOOP) => {}
+                Err(errno) => {
                     left.push(Left { name: path.display().to_string(), why: format!("not zeroed: {}", errno.desc()) });
                 }
             }
         }
-        let mut wiped = wipe(self.parent.as_fd(), OsStr::new(&self.id));
-        wiped.left.extend(left);
-        wiped
+        left
     }
 }
 
@@ -214,6 +243,21 @@ fn give(dir: BorrowedFd<'_>, name: &OsStr, owner: Option<Ids>) -> Result<(), Err
     fchownat(dir, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
+/// Zeroes what the launcher of a dead cell had written where others could find it on the disk: its credential and its
+/// settings. Their inodes are not known any more, so what has a second name by now is left as it is ([`overwrite`]).
+pub fn zero_dead(cell: BorrowedFd<'_>) {
+    let mut files = vec![(PathBuf::from("home"), OsString::from(".credential"))];
+    let settings = openat(cell, "settings", DIRECTORY, Mode::empty()).and_then(|dir| crate::tree::entries(dir.as_fd()));
+    for entry in settings.into_iter().flat_map(|mut dir| dir.iter().flatten().collect::<Vec<_>>()) {
+        files.push(("settings".into(), OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
+    }
+    for (parent, name) in files {
+        if let Ok(dir) = openat(cell, &parent, DIRECTORY, Mode::empty()) {
+            let _ = overwrite(dir.as_fd(), &name, None);
+        }
+    }
+}
+
 /// Zeroes a file of the launcher's in place, down a path that the agent may have changed since.
 fn zero(cell: BorrowedFd<'_>, path: &Path, id: FileId) -> Result<(), Errno> {
     let parts: Vec<&OsStr> = path.iter().collect();
@@ -225,9 +269,10 @@ fn zero(cell: BorrowedFd<'_>, path: &Path, id: FileId) -> Result<(), Errno> {
     overwrite(dir.as_fd(), name, Some(id))
 }
 
-/// On a tmpfs, where overwriting changes nothing. A mount that was put below it is never written to anyway.
-fn in_memory(cell: BorrowedFd<'_>) -> bool {
-    fstatfs(cell).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
+/// Whether a name is one that [`Cell::create`] gives.
+pub fn is_id(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    bytes.len() == 32 && bytes.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn still_there(parent: BorrowedFd<'_>, id: &str, dir: &OwnedFd) -> bool {

@@ -168,6 +168,16 @@ pub enum Require {
     Layer(Layer),
 }
 
+impl Require {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Require::All => "all",
+            Require::Layer(layer) => layer.name(),
+        }
+    }
+}
+
 /// `all` or the name of a layer.
 ///
 /// # Errors

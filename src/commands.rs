@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
@@ -16,7 +17,7 @@ use crate::plan::explain;
 use crate::policy::Policy;
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
-use crate::progress::say;
+use crate::progress::{one_line, say};
 use crate::request::{Config, Request};
 use crate::state::State;
 use crate::sweep;
@@ -38,20 +39,50 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            say(&error.to_string());
-            if let Some(hint) = error.remedy() {
-                let _ = writeln!(std::io::stderr().lock(), "hint: {hint}");
-            }
-            error.status().into()
-        }
+        Err(error) => fail(&error),
     }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    say(&error.to_string());
+    if let Some(hint) = error.remedy() {
+        let _ = writeln!(std::io::stderr().lock(), "hint: {}", one_line(hint));
+    }
+    error.status().into()
 }
 
 /// A wrong option is a refusal (125), as in timeout(1) and env(1): 2 could be the agent's own status.
 fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    if error.use_stderr() { Exit::Refused.into() } else { ExitCode::SUCCESS }
+    let asked_for_help = !error.use_stderr();
+    if asked_for_help || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return if asked_for_help { ExitCode::SUCCESS } else { Exit::Refused.into() };
+    }
+    fail(&wrong_words(error))
+}
+
+/// The first paragraph of clap's message in the form of ours. What may be a secret of the caller's is left out of it:
+/// the value of a credential option, and what comes after `=` in a word that stands where none belongs.
+fn wrong_words(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let mut paragraphs =
+        text.split("\n\n").map(|paragraph| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+    let mut cause = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => word.as_str(),
+        _ => "",
+    };
+    let (word, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+    if let (ErrorKind::UnknownArgument, Some((name, rest))) = (error.kind(), word.split_once('=')) {
+        cause = cause.replace(&format!("{name}={rest}"), &format!("{name}=…"));
+    }
+    if word.starts_with("--credential") && !value.is_empty() {
+        cause = cause.replace(value, "…");
+    }
+    let tip = paragraphs.find_map(|paragraph| Some(paragraph.trim().strip_prefix("tip: ")?.to_owned()));
+    Error::new("read the command line", cause).hint(
+        tip.unwrap_or_else(|| "see `oubliette --help`, or `oubliette run --help` for the options of a run".into()),
+    )
 }
 
 fn dispatch(command: Command, matches: &ArgMatches) -> Result<Exit> {
@@ -103,13 +134,8 @@ fn explain(args: ExplainArgs, matches: &ArgMatches) -> Result<Exit> {
 }
 
 fn doctor(args: DoctorArgs) -> Result<Exit> {
-    let library = Library::new(std::env::var_os("OUBLIETTE_POLICY_DIR").as_deref().map(Path::new));
-    let matches = ArgMatches::default();
-    let request = |level: String| {
-        let run = RunArgs { level: Some(level), agent: Some("none".into()), state_dir: args.state_dir.clone(), command: vec!["/proc/self/exe".into()], ..RunArgs::default() };
-        Request::new(run, &matches, Config::default())
-    };
-    let requests = library.levels().into_iter().map(request).collect::<Result<Vec<_>>>()?;
+    let requests = library()?.levels().into_iter().map(|level| harmless(&level, args.state_dir.as_deref()));
+    let requests = requests.collect::<Result<Vec<_>>>()?;
     let diagnosis = Diagnosis::new(requests)?;
     if args.json {
         print_json(&diagnosis)?;
@@ -117,6 +143,28 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
         print(&diagnosis.text())?;
     }
     Ok(Exit::Agent(diagnosis.status()))
+}
+
+/// The request of a run that starts nothing, with the defaults that every run on this host has.
+fn harmless(level: &str, state_dir: Option<&Path>) -> Result<Request> {
+    let mut words: Vec<std::ffi::OsString> =
+        ["oubliette", "run", "--agent", "none", "--workspace", "fresh", "--level"].map(Into::into).into();
+    words.push(level.into());
+    if let Some(path) = state_dir {
+        words.extend(["--state-dir".into(), path.into()]);
+    }
+    words.extend(["--".into(), "/proc/self/exe".into()]);
+    let wrong = |error: &clap::Error| wrong_words(error);
+    let matches = Cli::command().try_get_matches_from(words).map_err(|error| wrong(&error))?;
+    let sub = matches.subcommand().map_or(&matches, |(_, sub)| sub);
+    let args = RunArgs::from_arg_matches(sub).map_err(|error| wrong(&error))?;
+    Request::new(args, sub, Config::read()?)
+}
+
+/// Levels and agents as a run finds them.
+fn library() -> Result<Library> {
+    let named = std::env::var_os("OUBLIETTE_POLICY_DIR").map(std::path::PathBuf::from);
+    Ok(Library::new(named.or(Config::read()?.policy_dir()).as_deref()))
 }
 
 fn sweep(args: &SweepArgs) -> Result<Exit> {
@@ -152,7 +200,7 @@ fn ps(args: &PsArgs) -> Result<Exit> {
 }
 
 fn policy(action: PolicyAction) -> Result<Exit> {
-    let library = Library::new(std::env::var_os("OUBLIETTE_POLICY_DIR").as_deref().map(Path::new));
+    let library = library()?;
     match action {
         PolicyAction::List => {
             for name in library.levels() {
@@ -189,7 +237,9 @@ fn check(file: &Path) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new("write to standard output", error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new("write to standard output", error))
+        }
         _ => Ok(()),
     }
 }

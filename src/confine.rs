@@ -25,7 +25,7 @@ pub mod session;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,12 @@ pub struct Places {
 impl Places {
     /// In a cell with a private root.
     pub fn private() -> Places {
-        Places { home: mounts::HOME.into(), tmp: "/tmp".into(), work: mounts::WORK.into(), settings: mounts::SETTINGS.into() }
+        Places {
+            home: mounts::HOME.into(),
+            tmp: "/tmp".into(),
+            work: mounts::WORK.into(),
+            settings: mounts::SETTINGS.into(),
+        }
     }
 }
 
@@ -145,6 +150,9 @@ pub struct Confinement<'a> {
     pub agent: Ids,
     /// The private root, where there is one.
     pub tree: Option<Tree<'a>>,
+    /// The caller's workspace where there is no private root: the directory that was checked, whatever its name stands
+    /// for by now.
+    pub work: Option<BorrowedFd<'a>>,
     /// What fills the workspace, where it is on the cell's tmpfs.
     pub filling: Filling<'a>,
     /// The tmpfs is read after the run: hand its directory out.
@@ -209,7 +217,8 @@ impl Confinement<'_> {
     pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
         if self.plan.namespaces.user {
-            ids::map_self(self.launcher).map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
+            ids::map_self(self.launcher)
+                .map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
         }
         session::lead()?;
         self.mount()?;
@@ -226,13 +235,18 @@ impl Confinement<'_> {
         self.move_credential()?;
         self.wait_for_launcher()?;
         limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
-        nix::unistd::chdir(&self.places.work).map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
+        let entered = match self.work {
+            Some(work) => nix::unistd::fchdir(work),
+            None => nix::unistd::chdir(&self.places.work),
+        };
+        entered.map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
         if let Some(domain) = &self.plan.landlock {
-            let entered = landlock::enter(domain, self.places);
+            let entered = landlock::enter(domain, self.places, self.work);
             entered.map_err(|(action, errno)| Failure::at(Step::Landlock, errno, &action))?;
         }
         if !self.filter.is_empty() {
-            sys::seccomp::load(&self.filter).map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
+            sys::seccomp::load(&self.filter)
+                .map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
         }
         let has_init = self.plan.namespaces.pid;
         Ok(Confined { command: self.command, terminal, channel: self.channel, has_init })
@@ -290,8 +304,9 @@ impl Confinement<'_> {
         }
         let Some(pipe) = self.command.credential.take() else { return Ok(()) };
         let path = self.places.credential();
-        let file = fill_from(pipe.into(), &path)
-            .map_err(|error| Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), "write the credential file"))?;
+        let file = fill_from(pipe.into(), &path).map_err(|error| {
+            Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), "write the credential file")
+        })?;
         if self.plan.shim.is_none() {
             self.command.credential = Some(file.into());
         }
@@ -311,11 +326,7 @@ impl Confinement<'_> {
 impl Confined {
     /// Starts the agent: here, or as the child of this process when it is the first of a PID namespace.
     pub fn exec(self) -> ! {
-        if self.has_init {
-            init::run(self)
-        } else {
-            self.become_agent()
-        }
+        if self.has_init { init::run(self) } else { self.become_agent() }
     }
 
     fn become_agent(self) -> ! {

@@ -127,4 +127,3 @@ pub fn word(decision: Option<&Decision>) -> &'static str {
         None => "-",
     }
 }
-

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use crate::confine::{CREDENTIAL_FD, Places, expand};
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
+use crate::confine::{CREDENTIAL_FD, Places, expand};
 use crate::job::Job;
 use crate::plan::{Credential, Plan, Shim};
 use crate::policy::NetworkMode;

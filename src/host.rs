@@ -169,7 +169,16 @@ pub mod capability {
 
 /// What OCI runtimes mask of /proc, since some of it belongs to the whole host (runtime-spec, `maskedPaths`).
 const MASKED: [&str; 10] = [
-    "acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats",
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
 ];
 
 impl Host {
@@ -197,14 +206,29 @@ impl Host {
             uid_map,
             cgroup: if wanted(Layer::Cgroup) { crate::confine::cgroup::find(uid) } else { off() },
             private_descriptors: sys::process::has_pidfd(),
-            files: policy.files.programs.iter().chain(&policy.files.config).filter(|_| files).filter_map(|path| shown(path)).collect(),
-            masked: MASKED.iter().filter(|_| wanted(Layer::Root)).filter_map(|name| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?))).collect(),
+            files: policy
+                .files
+                .programs
+                .iter()
+                .chain(&policy.files.config)
+                .filter(|_| files)
+                .filter_map(|path| shown(path))
+                .collect(),
+            masked: MASKED
+                .iter()
+                .filter(|_| wanted(Layer::Root))
+                .filter_map(|name| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?)))
+                .collect(),
             programs: Programs::default(),
             servers: Vec::new(),
             extra: Vec::new(),
             agent_programs: Vec::new(),
             inherited: inherited(),
-            shell: ["/bin/bash", "/bin/sh"].map(PathBuf::from).into_iter().find(|path| path.exists()).unwrap_or_default(),
+            shell: ["/bin/bash", "/bin/sh"]
+                .map(PathBuf::from)
+                .into_iter()
+                .find(|path| path.exists())
+                .unwrap_or_default(),
         }
     }
 
@@ -219,9 +243,19 @@ impl Host {
         match step {
             Step::Clone | Step::UserMap => learn_namespaces(self, said),
             Step::Net => lose(&mut self.net, said, "grant CAP_SYS_ADMIN or user namespaces to the launcher"),
-            Step::Mount => lose(&mut self.mounts, said, "run outside this container's seccomp or AppArmor profile (Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined)"),
-            Step::Proc => lose(&mut self.proc, said, "unmask /proc of the container (Docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)"),
-            Step::Landlock => lose(&mut self.landlock, said, "use a kernel from 5.13 on with landlock in its lsm= list"),
+            Step::Mount => lose(
+                &mut self.mounts,
+                said,
+                "run outside this container's seccomp or AppArmor profile (Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined)",
+            ),
+            Step::Proc => lose(
+                &mut self.proc,
+                said,
+                "unmask /proc of the container (Docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)",
+            ),
+            Step::Landlock => {
+                lose(&mut self.landlock, said, "use a kernel from 5.13 on with landlock in its lsm= list")
+            }
             Step::Seccomp => lose(&mut self.seccomp, said, "use a kernel with CONFIG_SECCOMP_FILTER"),
             Step::Cgroup => lose(&mut self.cgroup, said, "run as root, or delegate a cgroup (systemd: Delegate=yes)"),
         }
@@ -256,9 +290,8 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 8] = [
-        Step::Clone, Step::UserMap, Step::Net, Step::Mount, Step::Proc, Step::Landlock, Step::Seccomp, Step::Cgroup,
-    ];
+    const ALL: [Step; 8] =
+        [Step::Clone, Step::UserMap, Step::Net, Step::Mount, Step::Proc, Step::Landlock, Step::Seccomp, Step::Cgroup];
 
     /// From its number in a message of the child's.
     pub fn from_number(number: u8) -> Option<Step> {
@@ -316,7 +349,9 @@ fn user_namespaces() -> Fact<Maker> {
 fn landlock() -> Fact<u32> {
     match sys::landlock::abi() {
         Ok(abi) => Fact::Has(abi),
-        Err(Errno::EOPNOTSUPP) => Fact::lacks("Landlock is built in but not enabled", "add landlock to the kernel's lsm= list"),
+        Err(Errno::EOPNOTSUPP) => {
+            Fact::lacks("Landlock is built in but not enabled", "add landlock to the kernel's lsm= list")
+        }
         Err(_) => Fact::lacks("this kernel has no Landlock", "use a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK"),
     }
 }

@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
 use crate::program::Program;
-use crate::request::{Level, Request};
+use crate::request::{From, Level, Request, Setting};
 
 /// All that a plan is made of.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Job {
     ///
     /// # Errors
     /// Something that was named is not there, or must not be used.
-    pub fn new(request: Request) -> Result<Job> {
+    pub fn new(mut request: Request) -> Result<Job> {
         let library = Library::new(request.policy_dir.as_deref());
         let level = match &request.level {
             Level::Named(name) => library.level(name)?,
@@ -43,7 +43,7 @@ impl Job {
             Some(name) => library.agent(name)?,
             None => library.agent_for(&Program::name(&request.command[0]).to_string_lossy())?,
         };
-        check(&request, &agent)?;
+        check(&mut request, &agent)?;
         let mut host = Host::probe(&request, &level.value);
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = Program::find(&request.command[0], &search_path)?;
@@ -55,6 +55,7 @@ impl Job {
         if level.value.kernel.execute.list().is_some() {
             host.agent_programs = executed(&agent.value, &level.value, &search_path);
         }
+        settle(&mut request, &level.value, &agent.name);
         Ok(Job { request, level, agent, servers, host })
     }
 
@@ -70,30 +71,69 @@ impl Job {
 /// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
 fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &std::ffi::OsStr) -> Result<()> {
     let Some(name) = agent.value.commands.first() else {
-        return Err(Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it"));
+        return Err(
+            Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it")
+        );
     };
     host.programs.wrapped = Some(Program::find(name.as_ref(), search_path)?);
     host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
     Ok(())
 }
 
-fn check(request: &Request, agent: &Found<AgentSpec>) -> Result<()> {
+/// What nobody named, for `explain`.
+fn settle(request: &mut Request, policy: &Policy, agent: &str) {
+    let defaults = [
+        ("agent", agent.to_owned()),
+        ("network", policy.network.mode.name().to_owned()),
+        ("timeout", policy.limits.time.to_string()),
+        ("grace", policy.limits.grace.to_string()),
+    ];
+    for (name, value) in defaults {
+        if !request.sources.iter().any(|setting| setting.name == name) {
+            request.sources.push(Setting { name, value, from: From::Default });
+        }
+    }
+}
+
+/// A default of the operator's or the environment's that this agent has no use for is none of this run's.
+fn drop_default(request: &mut Request, name: &str) -> bool {
+    let named = request.sources.iter().any(|setting| setting.name == name && setting.from == From::Flag);
+    if !named {
+        request.sources.retain(|setting| setting.name != name);
+    }
+    !named
+}
+
+fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
     if let Some(argument) = request.command.iter().find(|argument| argument.as_bytes().contains(&0)) {
-        return Err(Error::new(format!("pass {:?}", argument.to_string_lossy()), "it contains a NUL byte"));
+        return Err(
+            Error::new(format!("pass {:?}", argument.to_string_lossy()), "it contains a NUL byte").hint("leave it out")
+        );
     }
     environ::check(&request.setenv, &agent.value)?;
     if agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
         environ::check_arguments(&request.command, &agent.value)?;
     }
     if agent.value.credential.required && request.credential.is_none() {
-        return Err(Error::new(format!("run {} without a credential", agent.value.title), "it can do nothing without one")
-            .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
+        return Err(Error::new(
+            format!("run {} without a credential", agent.value.title),
+            "it can do nothing without one",
+        )
+        .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
+    }
+    if agent.value.arguments.mcp.is_empty() && drop_default(request, "mcp-config") {
+        request.mcp_config = None;
+    }
+    if agent.value.environment.base_url.is_none() && drop_default(request, "upstream") {
+        request.upstream = None;
     }
     if request.mcp_config.is_some() && agent.value.arguments.mcp.is_empty() {
-        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title)).hint("leave it out"));
+        return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title))
+            .hint("leave it out"));
     }
     if request.upstream.is_some() && agent.value.environment.base_url.is_none() {
-        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title)).hint("leave it out"));
+        return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title))
+            .hint("leave it out"));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 //! ends ([`supervise`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
 //! left.
 
-pub mod cell;
 pub mod attack;
+pub mod cell;
 pub mod cli;
 pub mod commands;
 pub mod confine;

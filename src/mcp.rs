@@ -27,6 +27,12 @@ struct McpFile {
     servers: BTreeMap<String, Server>,
 }
 
+/// Where the file is wrong, and never with what: serde_json repeats the value, which may be a token.
+fn place(error: &serde_json::Error) -> String {
+    let what = if error.is_data() { "it has another form" } else { "it is no JSON" };
+    format!("{what} (line {} column {})", error.line(), error.column())
+}
+
 /// Other keys are the agent's business.
 #[derive(Debug, Deserialize)]
 struct Server {
@@ -44,7 +50,8 @@ impl Servers {
         let text = read_trusted(path)?;
         let object = format!("use MCP file {}", path.display());
         let hint = r#"write {"mcpServers": {"NAME": {"command": "PROGRAM", "args": []}}}"#;
-        let file: McpFile = serde_json::from_str(&text).map_err(|error| Error::new(&*object, error.to_string()).hint(hint))?;
+        let file: McpFile =
+            serde_json::from_str(&text).map_err(|error| Error::new(&*object, place(&error)).hint(hint))?;
         if let Some(name) = file.servers.keys().find(|name| !server_name_holds(name)) {
             return Err(Error::new(object, format!("`{}` cannot be the name of a server", name.escape_debug()))
                 .hint("name it with letters, digits, - and _"));
@@ -60,10 +67,17 @@ impl Servers {
         for (name, server) in &self.servers {
             host.servers.push(name.clone());
             let Some(command) = &server.command else { continue };
-            host.programs.servers.push(Program::find(OsStr::new(command), search_path)?);
+            let found = Program::find(OsStr::new(command), search_path).map_err(|error| {
+                // 126 and 127 speak of the agent.
+                Error::new(format!("start MCP server {name}"), error.to_string())
+                    .hint(format!("correct the `command` of {name} in the MCP file"))
+            })?;
+            host.programs.servers.push(found);
             let files = server.args.iter().map(PathBuf::from).filter(|path| path.is_absolute());
             // Its script, not a directory: that could be anything of the host's.
-            host.extra.extend(files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File));
+            host.extra.extend(
+                files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File),
+            );
         }
         Ok(())
     }

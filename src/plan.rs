@@ -190,6 +190,8 @@ pub struct Shim {
 pub enum Text {
     /// As it is.
     Plain(OsString),
+    /// As it is, and never shown: the value may be a secret of the caller's.
+    Hidden(OsString),
     /// With `{home}`, `{tmp}`, `{work}` or `{settings}` to be filled in.
     Template(String),
 }
@@ -231,7 +233,8 @@ impl Plan {
         }
         let on = layers::On::new(&decided, host);
         let private = on.has(Layer::Root);
-        let settings = agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, private));
+        let settings =
+            agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, private));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
         Ok(Plan {
@@ -307,7 +310,11 @@ fn classes(
         shared_uid: identity == Identity::Owner,
     };
     let left_out = |class| class == Class::SharedTmp && on.has(Layer::Root);
-    let row = |&class: &Class| Denied { class, settings: agent.maps(class) && !left_out(class), kernel: class.kernel(&twins) };
+    let row = |&class: &Class| Denied {
+        class,
+        settings: agent.maps(class) && !left_out(class),
+        kernel: class.kernel(&twins),
+    };
     policy.deny.iter().map(row).collect()
 }
 
@@ -375,6 +382,7 @@ impl Text {
     pub fn show(&self) -> String {
         match self {
             Text::Plain(text) => text.to_string_lossy().into_owned(),
+            Text::Hidden(_) => "(--setenv)".to_owned(),
             Text::Template(text) => text.clone(),
         }
     }

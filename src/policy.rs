@@ -132,6 +132,16 @@ pub enum NetworkMode {
     None,
 }
 
+impl NetworkMode {
+    /// The word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+        }
+    }
+}
+
 /// TCP ports.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
@@ -260,7 +270,11 @@ impl TryFrom<BytesText> for Bytes {
             "KiB" => 10,
             "MiB" => 20,
             "GiB" => 30,
-            _ => return Err(format!("`{text}` is no size; write a number of bytes or of KiB, MiB or GiB, as in 512MiB")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is no size; write a number of bytes or of KiB, MiB or GiB, as in 512MiB"
+                ));
+            }
         };
         let number: u64 = text[..digits].parse().map_err(|_| format!("`{text}` is no size; a number comes first"))?;
         number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| format!("`{text}` is too large"))

@@ -93,7 +93,9 @@ impl Program {
     fn show(&mut self, found: &Path, path: &Path) {
         if found != path {
             self.links.push((found.to_owned(), path.to_owned()));
-            if let Some(prefix) = found.parent().and_then(Path::parent).filter(|prefix| prefix.join("pyvenv.cfg").exists()) {
+            if let Some(prefix) =
+                found.parent().and_then(Path::parent).filter(|prefix| prefix.join("pyvenv.cfg").exists())
+            {
                 self.shown.push(prefix.to_owned());
             }
         }
@@ -245,7 +247,10 @@ mod tests {
     fn finds_what_the_kernel_will_execute() {
         let program = Program::find(OsStr::new("sh"), OsStr::new("/usr/bin:/bin")).unwrap();
         assert!(program.executed.contains(&program.path), "{program:?}");
-        assert_eq!(Program::find(OsStr::new("no-such-program"), OsStr::new("/bin")).unwrap_err().status(), Exit::NotFound);
+        assert_eq!(
+            Program::find(OsStr::new("no-such-program"), OsStr::new("/bin")).unwrap_err().status(),
+            Exit::NotFound
+        );
         assert_eq!(Program::find(OsStr::new("/etc"), OsStr::new("/bin")).unwrap_err().status(), Exit::CannotExecute);
     }
 }

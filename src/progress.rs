@@ -32,8 +32,15 @@ pub enum Stage {
 impl Stage {
     /// All of them, in order.
     pub const ALL: [Stage; 9] = [
-        Stage::Planned, Stage::Leased, Stage::Created, Stage::Written, Stage::Cloned, Stage::Running, Stage::Ended,
-        Stage::Killed, Stage::Wiped,
+        Stage::Planned,
+        Stage::Leased,
+        Stage::Created,
+        Stage::Written,
+        Stage::Cloned,
+        Stage::Running,
+        Stage::Ended,
+        Stage::Killed,
+        Stage::Wiped,
     ];
 
     /// Its name for `OUBLIETTE_PAUSE_AT`.
@@ -87,5 +94,19 @@ impl Progress {
 
 /// One line on standard error. A closed one is no reason to end a run.
 pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "oubliette: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "oubliette: {}", one_line(text));
+}
+
+/// Without a control character: a path with a line end in it would forge a second message, one with an escape sequence
+/// would steer the reader's terminal.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_debug());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }

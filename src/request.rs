@@ -181,10 +181,15 @@ impl Config {
     /// A file that others can write, or with keys that do not exist.
     pub fn read() -> Result<Config> {
         let path = Path::new(ETC).join("config.toml");
-        if !path.exists() {
+        if files::absent(&path) {
             return Ok(Config::default());
         }
         files::load(&path).map(|found| found.value)
+    }
+
+    /// The directory of policies.
+    pub fn policy_dir(self) -> Option<PathBuf> {
+        self.policy_dir
     }
 
     /// Where cells live.
@@ -208,16 +213,24 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
-    fn pick<T: std::fmt::Debug>(&mut self, name: &'static str, argument: Option<T>, file: Option<T>) -> Option<T> {
+    fn pick<T: Show>(&mut self, name: &'static str, argument: Option<T>, file: Option<T>) -> Option<T> {
         let id = name.replace('-', "_");
         let (value, from) = match (argument, file) {
-            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => (value, From::Variable),
+            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => {
+                (value, From::Variable)
+            }
             (Some(value), _) => (value, From::Flag),
             (None, Some(value)) => (value, From::File),
             (None, None) => return None,
         };
-        self.sources.push(Setting { name, value: plain(&value), from });
+        self.sources.push(Setting { name, value: value.show(), from });
         Some(value)
+    }
+
+    fn default(&mut self, name: &'static str, value: &str) {
+        if self.from(name).is_none() {
+            self.sources.push(Setting { name, value: value.to_owned(), from: From::Default });
+        }
     }
 
     fn from(&self, name: &str) -> Option<From> {
@@ -225,9 +238,33 @@ impl Merge<'_> {
     }
 }
 
-/// A value without the quotes of its `Debug` form.
-fn plain(value: &impl std::fmt::Debug) -> String {
-    format!("{value:?}").trim_matches('"').to_owned()
+/// A value as `explain` writes it.
+trait Show {
+    fn show(&self) -> String;
+}
+
+impl Show for String {
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Show for PathBuf {
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Show for OsString {
+    fn show(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+}
+
+impl Show for NetworkMode {
+    fn show(&self) -> String {
+        self.name().to_owned()
+    }
 }
 
 impl Request {
@@ -240,11 +277,14 @@ impl Request {
         let credential = credential(&args)?;
         let level = level(&mut merge, args.level, args.policy, &config)?;
         let user = merge.pick("user", args.user, None).unwrap_or_else(|| "anonymous".into());
+        merge.default("user", "anonymous");
         let workspace = merge.pick("workspace", args.workspace, None);
+        merge.default("workspace", "fresh");
         let timeout = merge.pick("timeout", args.timeout, config.timeout);
         let grace = merge.pick("grace", args.grace, config.grace);
         let upstream = merge.pick("upstream", args.upstream, config.upstream);
         let uid_range = merge.pick("uid-range", args.uid_range, config.uid_range);
+        let require = requirements(args.require, &config.require, &mut merge.sources)?;
         let request = Request {
             user: UserId::new(&user)?,
             credential,
@@ -255,7 +295,7 @@ impl Request {
             export: args.export.map(as_export),
             patch: args.patch,
             network: merge.pick("network", args.network, config.network),
-            require: requirements(args.require, &config.require)?,
+            require,
             timeout: timeout.as_deref().map(|text| parsed("timeout", text)).transpose()?,
             grace: grace.as_deref().map(|text| parsed("grace", text)).transpose()?,
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
@@ -275,7 +315,9 @@ impl Request {
     /// Values that only make sense together.
     fn agree(&self) -> Result<()> {
         if self.command.is_empty() {
-            return Err(Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`"));
+            return Err(
+                Error::new("run nothing", "no command was given").hint("put it after `--`, as in `-- claude -p hi`")
+            );
         }
         if self.copy_in.is_some() && self.workspace != Workspace::Fresh {
             return Err(Error::new("use --copy-in", "the workspace is not a fresh one")
@@ -297,9 +339,14 @@ impl Request {
 
 fn credential(args: &RunArgs) -> Result<Option<SecretSource>> {
     let variable = args.credential_env.as_ref().map(|name| {
-        name.to_str().filter(|name| !name.is_empty() && !name.contains('=')).map(|name| name.to_owned()).ok_or_else(|| {
-            Error::new("use --credential-env", "it names no variable").hint("give the name alone, as in --credential-env TOKEN")
-        })
+        // Not repeated: whoever mistakes the option gives the credential itself.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        name.to_str().filter(|name| !name.is_empty() && name.chars().all(plain)).map(|name| name.to_owned()).ok_or_else(
+            || {
+                Error::new("use --credential-env", "it names no variable")
+                    .hint("give the name alone, as in --credential-env TOKEN")
+            },
+        )
     });
     let ways = [
         args.credential_file.clone().map(SecretSource::File),
@@ -333,8 +380,10 @@ fn level(merge: &mut Merge<'_>, level: Option<String>, policy: Option<PathBuf>, 
                     merge.sources.retain(|setting| setting.name != "level");
                     Ok(Level::File(file))
                 }
-                std::cmp::Ordering::Equal => Err(Error::new("use both --level and --policy", "each names a policy")
-                    .hint("leave one of them out")),
+                std::cmp::Ordering::Equal => {
+                    Err(Error::new("use both --level and --policy", "each names a policy")
+                        .hint("leave one of them out"))
+                }
             }
         }
     }
@@ -359,10 +408,18 @@ fn as_export(value: PathBuf) -> Export {
     }
 }
 
-fn requirements(mut flags: Vec<Require>, file: &[String]) -> Result<Vec<Require>> {
+/// What the flags and the file insist on adds up.
+fn requirements(mut flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
+    sources.extend(flags.iter().map(|require| Setting {
+        name: "require",
+        value: require.name().to_owned(),
+        from: From::Flag,
+    }));
+    sources.extend(file.iter().map(|name| Setting { name: "require", value: name.clone(), from: From::File }));
     for name in file {
-        let require = crate::cli::parse_require(name)
-            .map_err(|error| Error::new(format!("use `require` of {ETC}/config.toml"), error))?;
+        let require = crate::cli::parse_require(name).map_err(|error| {
+            Error::new(format!("use `require` of {ETC}/config.toml"), error).hint("correct the file")
+        })?;
         flags.push(require);
     }
     Ok(flags)
@@ -378,7 +435,8 @@ fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
         .into_iter()
         .map(|pair| {
             // The value may be a secret of the caller's: only what comes before `=` could be named, and there is none.
-            split(pair).ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
+            split(pair)
+                .ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
         })
         .collect()
 }
@@ -391,15 +449,21 @@ impl std::str::FromStr for Upstream {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Upstream, String> {
-        let wrong = |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
+        let wrong =
+            |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
         let (rest, default) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (rest, 443),
             (_, Some(rest)) => (rest, 80),
             _ => return wrong("is neither http nor https"),
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        // A name and password in a URL would be a credential in the agent's environment.
-        if authority.is_empty() || authority.contains('@') || text.contains(char::is_whitespace) || text.contains(char::is_control) {
+        if authority.contains('@') {
+            // It would be a credential in the agent's environment, and is none for a message either.
+            return Err(
+                "it holds a name or password; leave that out and name a credential with --credential-file".into()
+            );
+        }
+        if authority.is_empty() || text.contains(char::is_whitespace) || text.contains(char::is_control) {
             return wrong("has no plain host");
         }
         let after_host = authority.rfind(']').map_or(authority, |end| &authority[end..]);
@@ -419,7 +483,8 @@ impl std::str::FromStr for UidRange {
 
     fn from_str(text: &str) -> Result<UidRange, String> {
         let numbers = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-        let (first, last): (u32, u32) = numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
+        let (first, last): (u32, u32) =
+            numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
         // 0..1000 are the system's; 65534 is nobody's, and whoever has it shares it; u32::MAX is «unchanged».
         if first < 1000 || last < first || last == u32::MAX || (first..=last).contains(&65534) {
             return Err(format!("`{text}` must rise, start from 1000 on and leave out 65534 (nobody)"));

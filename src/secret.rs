@@ -38,29 +38,50 @@ pub enum SecretSource {
     Stdin,
 }
 
+impl SecretSource {
+    /// Takes the caller's descriptor over, before the launcher opens anything: a number that was not open would by then
+    /// be a descriptor of the launcher's own.
+    ///
+    /// # Errors
+    /// It is not open, or one of the standard streams.
+    pub fn take(&self) -> Result<Option<File>> {
+        match self {
+            SecretSource::Fd(number @ ..=2) => Err(Error::new(
+                format!("read credential descriptor {number}"),
+                "0, 1 and 2 are the agent's standard streams",
+            )
+            .hint("use --credential-stdin, or a descriptor from 3 on as in `--credential-fd 3 3<token`")),
+            SecretSource::Fd(number) => sys::fds::take(*number).map(Some).map_err(|errno| not_open(*number, errno)),
+            SecretSource::File(_) | SecretSource::Variable(_) | SecretSource::Stdin => Ok(None),
+        }
+    }
+}
+
+fn not_open(number: i32, cause: impl Into<crate::error::Cause>) -> Error {
+    Error::new(format!("read credential descriptor {number}"), cause)
+        .hint("open it in the caller, as in `--credential-fd 3 3<token`")
+}
+
 impl Secret {
-    /// Reads the credential. A trailing line end is not part of it.
+    /// Reads the credential; from `descriptor` where that is the source, see [`SecretSource::take`]. A trailing line
+    /// end is not part of it.
     ///
     /// # Errors
     /// Missing, unreadable, empty, larger than [`MAX`], not one line, readable by others, a link, or not a file.
-    pub fn read(source: &SecretSource) -> Result<Secret> {
+    pub fn read(source: &SecretSource, descriptor: Option<File>) -> Result<Secret> {
         match source {
             SecretSource::File(path) => {
                 Secret::from_reader(open_private(path)?, &format!("credential file {}", path.display()))
             }
             SecretSource::Fd(number) => {
-                let file = sys::fds::take(*number).map_err(|errno| {
-                    Error::new(format!("read credential descriptor {number}"), errno)
-                        .hint("open it in the caller, as in `--credential-fd 3 3<token`")
-                })?;
+                let file = descriptor.ok_or_else(|| not_open(*number, "it is not open"))?;
                 Secret::from_reader(file, &format!("credential descriptor {number}"))
             }
             SecretSource::Stdin => {
                 let stdin = std::io::stdin();
-                let file = stdin
-                    .as_fd()
-                    .try_clone_to_owned()
-                    .map_err(|e| Error::new("read the credential from standard input", e))?;
+                let file = stdin.as_fd().try_clone_to_owned().map_err(|e| {
+                    Error::new("read the credential from standard input", e).hint("pipe the token into it")
+                })?;
                 Secret::from_reader(File::from(file), "credential on standard input")
             }
             SecretSource::Variable(name) => Secret::from_variable(name),
@@ -69,7 +90,9 @@ impl Secret {
 
     fn from_variable(name: &str) -> Result<Secret> {
         let object = format!("credential variable {name}");
-        let mut vault = Vault::new().map_err(|errno| Error::new("keep the credential in memory", errno))?;
+        let mut vault = Vault::new().map_err(|errno| {
+            Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
+        })?;
         let length = sys::environ::take(name, vault.space()).ok_or_else(|| {
             Error::new(format!("read {object}"), "it is not set, or longer than any credential")
                 .hint(format!("export {name} in the caller, or use --credential-file"))
@@ -78,7 +101,9 @@ impl Secret {
     }
 
     fn from_reader(mut file: File, object: &str) -> Result<Secret> {
-        let mut vault = Vault::new().map_err(|errno| Error::new("keep the credential in memory", errno))?;
+        let mut vault = Vault::new().map_err(|errno| {
+            Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
+        })?;
         let mut length = 0;
         loop {
             let space = &mut vault.space()[length..];
@@ -90,7 +115,11 @@ impl Secret {
                 Ok(0) => break,
                 Ok(n) => length += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::new(format!("read {object}"), error)),
+                Err(error) => {
+                    return Err(
+                        Error::new(format!("read {object}"), error).hint("name a file or a pipe that holds the token")
+                    );
+                }
             }
         }
         Secret::checked(vault, length, object)

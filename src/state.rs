@@ -45,26 +45,13 @@ impl State {
         if let Some(state) = stepped_round() {
             return Ok(state);
         }
-        Err(first.unwrap_or_else(|| Error::new("find a state directory", "there is no place for one"))
+        Err(first
+            .unwrap_or_else(|| Error::new("find a state directory", "there is no place for one"))
             .hint("name a directory of this user's own with --state-dir"))
     }
 
     fn at(path: PathBuf, named: bool) -> Result<State> {
-        let object = format!("use state directory {}", path.display());
-        let hint = "name a directory of this user's own, on a disk that is neither full nor read-only, with --state-dir";
-        let failed = |errno: Errno| Error::new(&*object, errno).hint(hint);
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(Error::new(&*object, "it is no directory of its own").hint(hint));
-        };
-        let parent = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
-        let dir = own_directory(parent.as_fd(), name).map_err(|refused| match refused {
-            NotOurs::Errno(errno) => failed(errno),
-            NotOurs::Foreign(why) => Error::new(&*object, why).hint(hint),
-        })?;
-        let cells = own_directory(dir.as_fd(), OsStr::new("cells")).map_err(|refused| match refused {
-            NotOurs::Errno(errno) => failed(errno),
-            NotOurs::Foreign(why) => Error::new(&*object, format!("cells: {why}")).hint(hint),
-        })?;
+        let (dir, cells) = open_pair(&path, "cells")?;
         Ok(State { path, cells, dir, named })
     }
 
@@ -90,26 +77,48 @@ impl State {
         })
     }
 
-    /// Where things that outlive a run are kept: user workspaces and the key for their names.
+    /// The directory of what outlives a run: user workspaces and the key for their names.
     ///
     /// # Errors
     /// It cannot be made, or is not this user's alone.
-    pub fn persistent(&self) -> Result<State> {
-        if self.named {
-            return State::at(self.path.join("kept"), true);
-        }
-        if geteuid().is_root() {
-            return State::at("/var/lib/oubliette".into(), false);
-        }
-        let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".local/state")));
-        let Some(base) = base else {
-            return Err(Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
-                .hint("name one with --state-dir"));
-        };
-        let _ = std::fs::create_dir_all(&base);
-        State::at(base.join("oubliette"), false)
+    pub fn workspaces(&self) -> Result<(PathBuf, OwnedFd)> {
+        let place = if self.named { self.path.join("kept") } else { persistent()? };
+        open_pair(&place, "workspaces").map(|(_, workspaces)| (place.join("workspaces"), workspaces))
     }
+}
+
+fn persistent() -> Result<PathBuf> {
+    if geteuid().is_root() {
+        return Ok("/var/lib/oubliette".into());
+    }
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let Some(base) = base.or_else(|| std::env::home_dir().map(|home| home.join(".local/state"))) else {
+        return Err(Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
+            .hint("name one with --state-dir"));
+    };
+    std::fs::create_dir_all(&base).map_err(|error| Error::new(format!("make {}", base.display()), error))?;
+    Ok(base.join("oubliette"))
+}
+
+/// A directory of this user's own and one in it, both made where they are not there.
+fn open_pair(path: &Path, below: &str) -> Result<(OwnedFd, OwnedFd)> {
+    let object = format!("use state directory {}", path.display());
+    let hint = "name a directory of this user's own, on a disk that is neither full nor read-only, with --state-dir";
+    let refused = |refused: NotOurs| {
+        let error = match refused {
+            NotOurs::Errno(errno) => Error::new(&*object, errno),
+            NotOurs::Foreign(why) => Error::new(&*object, why),
+        };
+        error.hint(hint)
+    };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::new(&*object, "it is no directory of its own").hint(hint));
+    };
+    let parent = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let parent = parent.map_err(|errno| refused(NotOurs::Errno(errno)))?;
+    let dir = own_directory(parent.as_fd(), name).map_err(refused)?;
+    let inner = own_directory(dir.as_fd(), OsStr::new(below)).map_err(refused)?;
+    Ok((dir, inner))
 }
 
 enum NotOurs {
@@ -139,10 +148,20 @@ fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<Ow
         return Err(NotOurs::Foreign(format!("it belongs to uid {}", stat.st_uid)));
     }
     if stat.st_mode & 0o7777 != 0o711 {
+        if !ours(dir.as_fd()).map_err(NotOurs::Errno)? {
+            return Err(NotOurs::Foreign("it holds other files than oubliette's".into()));
+        }
         // Nobody lists it, and a run's UID gets through: cells have unguessable names.
         fchmod(&dir, Mode::from_bits_truncate(0o711)).map_err(NotOurs::Errno)?;
     }
     Ok(dir)
+}
+
+/// Whether a directory is empty or holds nothing but what [`State`] puts there: whoever names /etc or his HOME would
+/// find its mode changed.
+fn ours(dir: std::os::fd::BorrowedFd<'_>) -> Result<bool, Errno> {
+    let known = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b".." | b"cells" | b"uids" | b"kept");
+    Ok(crate::tree::entries(dir)?.iter().all(|entry| entry.is_ok_and(|entry| known(entry.file_name()))))
 }
 
 fn defaults() -> Vec<PathBuf> {
@@ -150,7 +169,9 @@ fn defaults() -> Vec<PathBuf> {
     let mut places = Vec::new();
     if uid.is_root() {
         places.push(PathBuf::from("/run/oubliette"));
-    } else if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+    } else if let Some(runtime) =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
+    {
         places.push(runtime.join("oubliette"));
     }
     places.extend(["/var/tmp", "/tmp"].map(|place| Path::new(place).join(format!("oubliette-{uid}"))));

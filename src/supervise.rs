@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, SigmaskHow, kill, killpg, raise, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -44,7 +44,13 @@ pub enum Ended {
 
 /// Signals that are passed on to the agent.
 const PASSED_ON: [Signal; 8] = [
-    Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTSTP,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTSTP,
     Signal::SIGCONT,
 ];
 
@@ -66,6 +72,7 @@ impl Signals {
         let mut set = SigSet::empty();
         PASSED_ON.into_iter().chain([Signal::SIGCHLD, Signal::SIGWINCH]).for_each(|signal| set.add(signal));
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+        crate::sys::process::survive_file_limit()?;
         Ok(Signals { fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
     }
 
@@ -175,7 +182,8 @@ impl Watch<'_> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        let is_ready = |index: Option<usize>| index.is_some_and(|i| polled[i].revents().is_some_and(|events| !events.is_empty()));
+        let is_ready =
+            |index: Option<usize>| index.is_some_and(|i| polled[i].revents().is_some_and(|events| !events.is_empty()));
         Ok(Ready { channel: is_ready(channel), exec: is_ready(exec) })
     }
 
@@ -381,7 +389,8 @@ pub fn end_orphans() -> bool {
 /// The children of this process: from its own list where the kernel keeps one, else from every process's parent.
 fn children() -> Vec<Pid> {
     let me = std::process::id();
-    let numbers = |text: String| text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect();
+    let numbers =
+        |text: String| text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect();
     if let Ok(list) = std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
         return numbers(list);
     }

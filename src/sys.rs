@@ -1,9 +1,11 @@
 //! Every raw system call and every `unsafe` block of the crate, one kernel concept per file.
 
+pub mod attack;
 pub mod capabilities;
 pub mod channel;
 pub mod environ;
 pub mod fds;
+pub mod inode;
 pub mod landlock;
 pub mod mounts;
 pub mod net;
@@ -11,5 +13,3 @@ pub mod process;
 pub mod seccomp;
 pub mod tty;
 pub mod vault;
-pub mod attack;
-pub mod inode;

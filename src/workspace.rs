@@ -23,7 +23,7 @@ use crate::export::{to_directory, to_tar};
 use crate::policy::Limits;
 use crate::request::{Export, Request, UidRange, Workspace};
 use crate::state::State;
-use crate::tree::Bounds;
+use crate::tree::{Bounds, TreeError};
 use crate::user::UserId;
 
 /// A workspace that is not a fresh one: checked, and held by this run alone.
@@ -37,6 +37,9 @@ pub struct Kept {
     pub bound: bool,
     _lock: Flock<OwnedFd>,
 }
+
+/// Groups below this are the system's: disk, shadow, docker, …
+const FIRST_GID: u32 = 1000;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -58,8 +61,12 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path);
     let dir = match opened {
         Ok(dir) => dir,
-        Err(error) if path.is_symlink() => return refuse(format!("it is a link ({error})"), "name the directory itself"),
-        Err(error) => return Err(Error::new(&*object, error).hint("name a directory that exists and that this user may enter")),
+        Err(error) if path.is_symlink() => {
+            return refuse(format!("it is a link ({error})"), "name the directory itself");
+        }
+        Err(error) => {
+            return Err(Error::new(&*object, error).hint("name a directory that exists and that this user may enter"));
+        }
     };
     let meta = dir.metadata().map_err(|error| Error::new(&*object, error))?;
     let me = nix::unistd::geteuid().as_raw();
@@ -72,70 +79,101 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     if meta.mode() & 0o002 != 0 {
         return refuse(format!("everybody can write it (mode {:04o})", meta.mode() & 0o7777), "chmod o-w it");
     }
-    let home = std::env::home_dir();
-    let real = path.canonicalize().map_err(|error| Error::new(&*object, error))?;
-    if state.path.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
+    let real = path
+        .canonicalize()
+        .map_err(|error| Error::new(&*object, error).hint("name a directory that this user may enter"))?;
+    let state = state.path.canonicalize().unwrap_or_else(|_| state.path.clone());
+    let home = std::env::home_dir().map(|home| home.canonicalize().unwrap_or(home));
+    if state.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
         return refuse("it holds a HOME or the state directory".into(), "name the directory of the project alone");
     }
-    let owner = Ids { uid: Uid::from_raw(meta.uid()), gid: Gid::from_raw(meta.gid()) };
-    Ok(Kept { owner, bound: false, _lock: lock(&dir, &object)?, directory: CheckedDirectory { path: real, fd: dir.into() } })
+    if real.starts_with(&state) {
+        return refuse(
+            "it is inside the state directory".into(),
+            "name a directory of your own, or use --workspace user",
+        );
+    }
+    // A group of the system's could open more than the workspace.
+    let gid = if meta.gid() < FIRST_GID { meta.uid() } else { meta.gid() };
+    let owner = Ids { uid: Uid::from_raw(meta.uid()), gid: Gid::from_raw(gid) };
+    Ok(Kept {
+        owner,
+        bound: false,
+        _lock: lock(&dir, &object)?,
+        directory: CheckedDirectory { path: real, fd: dir.into() },
+    })
 }
 
 /// P3: while one run holds a workspace no other does.
 fn lock(dir: &File, object: &str) -> Result<Flock<OwnedFd>> {
     let copy = dir.try_clone().map_err(|error| Error::new(object, error))?;
     Flock::lock(OwnedFd::from(copy), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Error::new(object, "another run holds it").hint("wait for that run to end, or name another directory"),
+        Errno::EWOULDBLOCK => {
+            Error::new(object, "another run holds it").hint("wait for that run to end, or name another directory")
+        }
         errno => Error::new(object, errno),
     })
 }
 
 /// The kept workspace of a user. Its name is a keyed hash of the user id: nobody guesses it, and no id is a path.
 fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Result<Kept> {
-    let kept = state.persistent()?;
-    let failed = |errno: Errno| Error::new("open the user's workspace", errno).hint("make the persistent state directory writable");
-    let name = hashed(user, &key(kept.cells.as_fd()).map_err(failed)?);
-    let path = kept.path.join("cells").join(&name);
-    let dir = match openat(&kept.cells, name.as_str(), DIRECTORY, Mode::empty()) {
+    let (place, kept) = state.workspaces()?;
+    let failed = |errno: Errno| {
+        Error::new("open the user's workspace", errno).hint("make the persistent state directory writable")
+    };
+    let name = hashed(user, &key(kept.as_fd()).map_err(failed)?);
+    let path = place.join(&name);
+    let dir = match openat(&kept, name.as_str(), DIRECTORY, Mode::empty()) {
         Err(Errno::ENOENT) => make_user(&kept, &name, range, switch).map_err(failed)?,
         other => other.map_err(failed)?,
     };
     let stat = fstat(&dir).map_err(failed)?;
     let owner = Ids { uid: Uid::from_raw(stat.st_uid), gid: Gid::from_raw(stat.st_gid) };
     let dir = File::from(dir);
-    Ok(Kept { owner, bound: switch, _lock: lock(&dir, "use the user's workspace")?, directory: CheckedDirectory { path, fd: dir.into() } })
+    Ok(Kept {
+        owner,
+        bound: switch,
+        _lock: lock(&dir, "use the user's workspace")?,
+        directory: CheckedDirectory { path, fd: dir.into() },
+    })
 }
 
 /// Made under another name, given to its UID, then renamed: a workspace is never there without its owner.
-fn make_user(kept: &State, name: &str, range: UidRange, switch: bool) -> Result<OwnedFd, Errno> {
-    let guard = openat(&kept.cells, ".", DIRECTORY, Mode::empty())?;
+fn make_user(kept: &OwnedFd, name: &str, range: UidRange, switch: bool) -> Result<OwnedFd, Errno> {
+    let guard = openat(kept, ".", DIRECTORY, Mode::empty())?;
     let _one_at_a_time = Flock::lock(guard, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-    if let Ok(dir) = openat(&kept.cells, name, DIRECTORY, Mode::empty()) {
+    if let Ok(dir) = openat(kept, name, DIRECTORY, Mode::empty()) {
         return Ok(dir);
     }
     let draft = format!(".draft-{:016x}", rand::random::<u64>());
-    mkdirat(&kept.cells, draft.as_str(), Mode::S_IRWXU)?;
+    mkdirat(kept, draft.as_str(), Mode::S_IRWXU)?;
     let made = (|| {
         if switch {
             let uid = free_uid(kept, range)?;
-            fchownat(&kept.cells, draft.as_str(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            fchownat(
+                kept,
+                draft.as_str(),
+                Some(Uid::from_raw(uid)),
+                Some(Gid::from_raw(uid)),
+                nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+            )?;
         }
-        nix::fcntl::renameat(&kept.cells, draft.as_str(), &kept.cells, name)?;
-        openat(&kept.cells, name, DIRECTORY, Mode::empty())
+        nix::fcntl::renameat(kept, draft.as_str(), kept, name)?;
+        openat(kept, name, DIRECTORY, Mode::empty())
     })();
     if made.is_err() {
-        let _ = unlinkat(&kept.cells, draft.as_str(), UnlinkatFlags::RemoveDir);
+        let _ = unlinkat(kept, draft.as_str(), UnlinkatFlags::RemoveDir);
     }
     made
 }
 
 /// A UID of the part of the range that is bound to workspaces, which no other workspace has.
-fn free_uid(kept: &State, range: UidRange) -> Result<u32, Errno> {
+fn free_uid(kept: &OwnedFd, range: UidRange) -> Result<u32, Errno> {
     let (_, bound) = crate::uids::split(range);
     let mut taken = std::collections::HashSet::new();
-    for entry in crate::tree::entries(kept.cells.as_fd())?.iter().flatten() {
+    for entry in crate::tree::entries(kept.as_fd())?.iter().flatten() {
         let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-        if let Ok(stat) = nix::sys::stat::fstatat(&kept.cells, entry.file_name(), flags) {
+        if let Ok(stat) = nix::sys::stat::fstatat(kept, entry.file_name(), flags) {
             taken.insert(stat.st_uid);
         }
     }
@@ -155,7 +193,8 @@ fn key(directory: BorrowedFd<'_>) -> Result<[u8; 32], Errno> {
             let mut file = File::from(openat(directory, draft.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR)?);
             file.write_all(&rand::random::<[u8; 32]>()).map_err(|error| crate::tree::errno(&error))?;
             // Two first runs at once: the first link wins, and both read that one.
-            let linked = nix::unistd::linkat(directory, draft.as_str(), directory, ".key", nix::fcntl::AtFlags::empty());
+            let linked =
+                nix::unistd::linkat(directory, draft.as_str(), directory, ".key", nix::fcntl::AtFlags::empty());
             unlinkat(directory, draft.as_str(), UnlinkatFlags::NoRemoveDir)?;
             match linked {
                 Ok(()) | Err(Errno::EEXIST) => key(directory),
@@ -167,7 +206,8 @@ fn key(directory: BorrowedFd<'_>) -> Result<[u8; 32], Errno> {
 }
 
 fn hashed(user: &UserId, key: &[u8; 32]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
     mac.update(user.as_bytes());
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -208,15 +248,18 @@ pub struct Filling<'a> {
 /// # Errors
 /// What could not be copied, as a sentence.
 pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<(), String> {
-    let dir = |name: &str| openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| format!("open {name}: {}", errno.desc()));
+    let dir = |name: &str| {
+        openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| format!("open {name}: {}", errno.desc()))
+    };
     if let Some(source) = filling.source {
         let owner = filling.owner.map(|ids| (ids.uid, ids.gid));
         copy_tree(source, dir("work")?.as_fd(), owner, &filling.bounds).map_err(|error| format!("copy in: {error}"))?;
     }
-    if filling.keep_base {
-        if let Some(from) = filling.kept.or(filling.source) {
-            copy_tree(from, dir("base")?.as_fd(), None, &filling.bounds).map_err(|error| format!("keep the workspace as it is: {error}"))?;
-        }
+    if filling.keep_base
+        && let Some(from) = filling.kept.or(filling.source)
+    {
+        copy_tree(from, dir("base")?.as_fd(), None, &filling.bounds)
+            .map_err(|error| format!("keep the workspace as it is: {error}"))?;
     }
     Ok(())
 }
@@ -225,13 +268,22 @@ pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<(), String> {
 #[derive(Debug)]
 pub struct Outputs {
     export: Option<Target>,
-    patch: Option<(File, PathBuf)>,
+    patch: Option<NewFile>,
+}
+
+/// A file that is written after the run. What was in it before stays until then; one that was made for nothing goes.
+#[derive(Debug)]
+struct NewFile {
+    file: File,
+    path: PathBuf,
+    unused: bool,
 }
 
 #[derive(Debug)]
 enum Target {
     Directory { parent: OwnedFd, name: std::ffi::OsString, path: PathBuf },
-    Tar(File, PathBuf),
+    Tar(NewFile),
+    Stdout(File),
 }
 
 impl Outputs {
@@ -245,14 +297,14 @@ impl Outputs {
             Some(Export::Stdout) => {
                 let stdout = std::io::stdout().as_fd().try_clone_to_owned();
                 let stdout = stdout.map_err(|error| Error::new("export to standard output", error))?;
-                Some(Target::Tar(stdout.into(), "-".into()))
+                Some(Target::Stdout(stdout.into()))
             }
-            Some(Export::Tar(path)) => Some(Target::Tar(create(path, "export to")?, path.clone())),
+            Some(Export::Tar(path)) => Some(Target::Tar(NewFile::open(path, "export to")?)),
             Some(Export::Directory(path)) => Some(target_directory(path)?),
         };
         let patch = match &request.patch {
             None => None,
-            Some(path) => Some((create(path, "write patch")?, path.clone())),
+            Some(path) => Some(NewFile::open(path, "write patch")?),
         };
         Ok(Outputs { export, patch })
     }
@@ -273,31 +325,70 @@ impl Outputs {
     /// What could not be written.
     pub fn write(self, top: BorrowedFd<'_>, kept: Option<BorrowedFd<'_>>, bounds: &Bounds) -> Result<()> {
         let dir = |name: &str| {
-            openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| Error::new(format!("read the cell's {name}"), errno))
+            openat(top, name, DIRECTORY, Mode::empty())
+                .map_err(|errno| Error::new(format!("read the cell's {name}"), errno))
         };
         let own = if kept.is_none() { Some(dir("work")?) } else { None };
         let work = kept.or(own.as_ref().map(OwnedFd::as_fd)).unwrap_or(top);
-        if let Some((mut file, path)) = self.patch {
+        if let Some(patch) = self.patch {
             let base = dir("base")?;
-            let written = crate::patch::write(base.as_fd(), work, &mut file, bounds);
-            written.map_err(|error| Error::new(format!("write patch {}", path.display()), error.to_string()).hint("the workspace is gone with the run; see policy limits.disk and limits.files"))?;
+            patch.write("write patch", |file| crate::patch::write(base.as_fd(), work, file, bounds).map(drop))?;
         }
         match self.export {
             None => Ok(()),
-            Some(Target::Tar(mut file, path)) => to_tar(work, &mut file, bounds)
+            Some(Target::Tar(tar)) => tar.write("export to", |file| to_tar(work, file, bounds).map(drop)),
+            Some(Target::Stdout(mut file)) => to_tar(work, &mut file, bounds)
                 .map(drop)
-                .map_err(|error| Error::new(format!("export to {}", path.display()), error.to_string())),
-            Some(Target::Directory { parent, name, path }) => to_directory(work, parent.as_fd(), &name, bounds)
-                .map(drop)
-                .map_err(|error| Error::new(format!("export to {}", path.display()), error.to_string()).hint("name a directory that does not exist yet")),
+                .map_err(|error| Error::new("export to standard output", error.to_string())),
+            Some(Target::Directory { parent, name, path }) => {
+                to_directory(work, parent.as_fd(), &name, bounds).map(drop).map_err(|error| {
+                    Error::new(format!("export to {}", path.display()), error.to_string())
+                        .hint("name a directory that does not exist yet")
+                })
+            }
         }
     }
 }
 
-fn create(path: &Path, verb: &str) -> Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path).map_err(|error| {
-        Error::new(format!("{verb} {}", path.display()), error).hint("name a file in a directory that this user may write")
-    })
+impl NewFile {
+    fn open(path: &Path, verb: &str) -> Result<NewFile> {
+        let mut options = File::options();
+        options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let (opened, unused) = match options.create_new(true).open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                (options.create_new(false).open(path), false)
+            }
+            other => (other, true),
+        };
+        let object = format!("{verb} {}", path.display());
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => Error::new(object, "it is a symbolic link").hint("name the file itself"),
+            Some(libc::ENXIO) => Error::new(object, "it is a pipe that nobody reads").hint("name a new file"),
+            _ => Error::new(object, error).hint("name a file in a directory that this user may write"),
+        })?;
+        Ok(NewFile { file, path: path.to_owned(), unused })
+    }
+
+    fn write(mut self, verb: &str, content: impl FnOnce(&mut File) -> Result<(), TreeError>) -> Result<()> {
+        let object = format!("{verb} {}", self.path.display());
+        // A pipe or a device has no length.
+        if self.file.metadata().is_ok_and(|meta| meta.is_file()) {
+            self.file.set_len(0).map_err(|error| Error::new(&*object, error))?;
+        }
+        content(&mut self.file).map_err(|error| {
+            Error::new(object, error.to_string()).hint("free the disk; see limits.disk and limits.files of the policy")
+        })?;
+        self.unused = false;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.unused {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn target_directory(path: &Path) -> Result<Target> {
@@ -307,7 +398,7 @@ fn target_directory(path: &Path) -> Result<Target> {
         return Err(Error::new(object, "it is the root directory").hint("name a new directory"));
     };
     let taken = std::fs::read_dir(&path).map(|mut entries| entries.next().is_some());
-    if taken.is_ok_and(|taken| taken) || (path.exists() && !path.is_dir()) {
+    if taken.is_ok_and(|taken| taken) || path.is_symlink() || (path.exists() && !path.is_dir()) {
         return Err(Error::new(object, "it exists and is not an empty directory").hint("name a new directory"));
     }
     let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(parent);

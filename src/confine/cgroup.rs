@@ -48,7 +48,8 @@ fn find_v2(own: &str) -> Option<PathBuf> {
     let start = root.join(own.trim_start_matches('/'));
     start.ancestors().take_while(|path| path.starts_with(root)).map(Path::to_owned).find(|path| {
         let enabled = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
-        ["memory", "pids"].iter().all(|name| enabled.split_ascii_whitespace().any(|word| word == *name)) && writable(path)
+        ["memory", "pids"].iter().all(|name| enabled.split_ascii_whitespace().any(|word| word == *name))
+            && writable(path)
     })
 }
 

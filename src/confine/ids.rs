@@ -43,5 +43,8 @@ pub fn become_run(ids: Ids) -> Result<(), Errno> {
     // Groups first: afterwards the right to change them is gone (setresuid(2)).
     setgroups(&[])?;
     setresgid(ids.gid, ids.gid, ids.gid)?;
-    setresuid(ids.uid, ids.uid, ids.uid)
+    setresuid(ids.uid, ids.uid, ids.uid)?;
+    // The change made it what fs.suid_dumpable says, and init keeps this UID beside the agent: an init that the agent
+    // may trace would be the agent's (ptrace(2), access mode checks).
+    prctl::set_dumpable(false)
 }

@@ -50,12 +50,15 @@ type Ended = (u8, u8);
 fn watch(agent: Pid, channel: &Channel) -> Ended {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
-    let Ok(children) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else { return (0, 125) };
+    let Ok(children) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
+        return (0, 125);
+    };
     loop {
         if let Some(ended) = reap(agent, channel) {
             return ended;
         }
-        let mut fds = [PollFd::new(children.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [PollFd::new(children.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return (0, 125),
@@ -72,11 +75,11 @@ fn watch(agent: Pid, channel: &Channel) -> Ended {
 fn listen(agent: Pid, channel: &Channel) {
     match channel.receive() {
         Ok(Some(message)) => {
-            if let [b'k', number] = message.bytes[..] {
-                if let Ok(signal) = Signal::try_from(i32::from(number)) {
-                    // Its whole group: a shell's children get a Ctrl-C, too.
-                    let _ = killpg(agent, signal).or_else(|_| kill(agent, signal));
-                }
+            if let [b'k', number] = message.bytes[..]
+                && let Ok(signal) = Signal::try_from(i32::from(number))
+            {
+                // Its whole group: a shell's children get a Ctrl-C, too.
+                let _ = killpg(agent, signal).or_else(|_| kill(agent, signal));
             }
         }
         _ => exit_now(125),

@@ -1,7 +1,7 @@
 //! The Landlock domain: a second fence inside the private root, and the only one for a plain user without namespaces.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -17,10 +17,11 @@ use crate::plan::rules::{Access, FileRule, Landlock, Place};
 ///
 /// # Errors
 /// What could not be done, and the errno where the kernel gave one.
-pub fn enter(plan: &Landlock, places: &Places) -> Result<(), (String, Errno)> {
+pub fn enter(plan: &Landlock, places: &Places, work: Option<BorrowedFd<'_>>) -> Result<(), (String, Errno)> {
     let abi = version(plan.abi);
-    let created = handled(plan, abi).and_then(Ruleset::create).map_err(|error| failed("make a Landlock ruleset", &error))?;
-    let created = add_files(created, plan, abi, places)?;
+    let created =
+        handled(plan, abi).and_then(Ruleset::create).map_err(|error| failed("make a Landlock ruleset", &error))?;
+    let created = add_files(created, plan, abi, places, work)?;
     let created = add_ports(created, plan).map_err(|error| failed("add a Landlock rule for a port", &error))?;
     let status = created.restrict_self().map_err(|error| failed("enter the Landlock domain", &error))?;
     if status.ruleset != RulesetStatus::FullyEnforced {
@@ -46,8 +47,19 @@ fn handled(plan: &Landlock, abi: ABI) -> Result<Ruleset, landlock::RulesetError>
     Ok(ruleset)
 }
 
-fn add_files(mut created: RulesetCreated, plan: &Landlock, abi: ABI, places: &Places) -> Result<RulesetCreated, (String, Errno)> {
+fn add_files(
+    mut created: RulesetCreated,
+    plan: &Landlock,
+    abi: ABI,
+    places: &Places,
+    work: Option<BorrowedFd<'_>>,
+) -> Result<RulesetCreated, (String, Errno)> {
     for FileRule { place, access } in plan.files.iter().flatten() {
+        if let (Place::Work, Some(work)) = (place, work) {
+            let added = created.add_rule(PathBeneath::new(work, rights(*access, abi, true)));
+            created = added.map_err(|error| failed("add a Landlock rule for the workspace", &error))?;
+            continue;
+        }
         let path = path_of(place, places);
         let file = match PathFd::new(&path) {
             Ok(file) => file,

@@ -60,6 +60,8 @@ pub struct Tree<'a> {
     pub root: &'a Root,
     /// An empty directory of the launcher's, over which the tmpfs is mounted.
     pub at: &'a Path,
+    /// What the tmpfs is called among the mounts.
+    pub source: &'a str,
     /// Files of the launcher's.
     pub files: &'a [CellFile],
     /// The caller's workspace; else it is a fresh one on the tmpfs.
@@ -82,7 +84,7 @@ impl Tree<'_> {
         private.map_err(|errno| failure(errno, "stop mounts from spreading to the host"))?;
         let options = format!("mode=0700,size={},nr_inodes={}", self.root.disk.0, self.root.files);
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), self.at, Some("tmpfs"), flags, Some(options.as_str()))
+        mount(Some(self.source), self.at, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(|errno| failure(errno, "mount the cell's tmpfs"))?;
         chdir(self.at).map_err(|errno| failure(errno, "enter the cell's tmpfs"))?;
         for name in ["root", "home", "tmp", "work", "shm", "base"] {
@@ -111,7 +113,7 @@ impl Tree<'_> {
         chdir("root").map_err(|errno| failure(errno, "enter the new root"))?;
         for (place, name) in WRITABLE {
             match self.workspace.filter(|_| place == WORK) {
-                None => bind(&format!("../{name}"), inside(Path::new(place)))?,
+                None => bind(format!("../{name}"), inside(Path::new(place)))?,
                 Some(directory) => bind_checked(directory, inside(Path::new(place)))?,
             }
         }
@@ -191,12 +193,13 @@ impl Tree<'_> {
     /// Nodes of the host's, one by one: a bind of /dev would show every disk.
     fn devices(&self) -> Done {
         for device in DEVICES {
-            bind(&Path::new("/dev").join(device), &Path::new("dev").join(device))?;
+            bind(Path::new("/dev").join(device), Path::new("dev").join(device))?;
         }
         // Terminals of the cell's own: those of the host's /dev/pts are other people's.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         let options = Some("newinstance,ptmxmode=0666,mode=0620");
-        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, options).map_err(|errno| failure(errno, "mount /dev/pts"))
+        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, options)
+            .map_err(|errno| failure(errno, "mount /dev/pts"))
     }
 
     fn proc(&self) -> Done {
@@ -212,7 +215,7 @@ impl Tree<'_> {
         for (name, kind) in &self.root.masked {
             // /sys of the new root is an empty read-only directory.
             let cover = if *kind == Kind::Directory { "sys" } else { "dev/null" };
-            bind(cover, &Path::new("proc").join(name))?;
+            bind(cover, Path::new("proc").join(name))?;
         }
         Ok(())
     }
@@ -226,10 +229,10 @@ fn inside(path: &Path) -> &Path {
 /// Where on the tmpfs a path of the cell is.
 fn behind(path: &Path) -> PathBuf {
     for (place, name) in WRITABLE {
-        if let Ok(rest) = path.strip_prefix(place) {
-            if !rest.as_os_str().is_empty() {
-                return Path::new(name).join(rest);
-            }
+        if let Ok(rest) = path.strip_prefix(place)
+            && !rest.as_os_str().is_empty()
+        {
+            return Path::new(name).join(rest);
         }
     }
     Path::new("root").join(inside(path))
@@ -265,7 +268,8 @@ fn made(verb: &str, path: &Path, make: impl Fn() -> Result<(), Errno>) -> Done {
 fn bind(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Done {
     let (from, to) = (from.as_ref(), to.as_ref());
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(from), to, None::<&str>, flags, None::<&str>).map_err(|errno| failure(errno, &format!("show {}", from.display())))
+    mount(Some(from), to, None::<&str>, flags, None::<&str>)
+        .map_err(|errno| failure(errno, &format!("show {}", from.display())))
 }
 
 fn read_only(path: impl AsRef<Path>) -> Done {

@@ -35,32 +35,91 @@ const NEW_TIME: u32 = 0x80;
 
 /// Of no use to an agent: each has been a way out of a sandbox, or is for machines' owners.
 const NEVER: &[libc::c_long] = &[
-    libc::SYS_acct, libc::SYS_add_key, libc::SYS_adjtimex, libc::SYS_bpf, libc::SYS_clock_adjtime, libc::SYS_clock_settime,
-    libc::SYS_delete_module, libc::SYS_fanotify_init, libc::SYS_finit_module, libc::SYS_init_module, libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register, libc::SYS_io_uring_setup, libc::SYS_kcmp, libc::SYS_kexec_file_load, libc::SYS_kexec_load,
-    libc::SYS_keyctl, libc::SYS_lookup_dcookie, libc::SYS_migrate_pages, libc::SYS_move_pages, libc::SYS_nfsservctl,
-    libc::SYS_open_by_handle_at, libc::SYS_perf_event_open, libc::SYS_pidfd_getfd, libc::SYS_process_madvise,
-    libc::SYS_quotactl, libc::SYS_quotactl_fd, libc::SYS_reboot, libc::SYS_request_key, libc::SYS_setdomainname,
-    libc::SYS_sethostname, libc::SYS_setns, libc::SYS_settimeofday, libc::SYS_swapoff, libc::SYS_swapon, libc::SYS_syslog,
-    libc::SYS_userfaultfd, libc::SYS_vhangup,
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_bpf,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_fanotify_init,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_file_load,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    libc::SYS_nfsservctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_syslog,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
 ];
 
 #[cfg(target_arch = "x86_64")]
 const NEVER_HERE: &[libc::c_long] = &[
-    libc::SYS__sysctl, libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_modify_ldt, libc::SYS_sysfs, libc::SYS_uselib, libc::SYS_ustat,
+    libc::SYS__sysctl,
+    libc::SYS_ioperm,
+    libc::SYS_iopl,
+    libc::SYS_modify_ldt,
+    libc::SYS_sysfs,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
 ];
 #[cfg(target_arch = "aarch64")]
 const NEVER_HERE: &[libc::c_long] = &[];
 
 const MOUNTS: &[libc::c_long] = &[
-    libc::SYS_chroot, libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fsopen, libc::SYS_fspick, libc::SYS_mount,
-    libc::SYS_mount_setattr, libc::SYS_move_mount, libc::SYS_open_tree, libc::SYS_pivot_root, libc::SYS_umount2,
+    libc::SYS_chroot,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_umount2,
 ];
 
 const IPC: &[libc::c_long] = &[
-    libc::SYS_mq_getsetattr, libc::SYS_mq_notify, libc::SYS_mq_open, libc::SYS_mq_timedreceive, libc::SYS_mq_timedsend,
-    libc::SYS_mq_unlink, libc::SYS_msgctl, libc::SYS_msgget, libc::SYS_msgrcv, libc::SYS_msgsnd, libc::SYS_semctl,
-    libc::SYS_semget, libc::SYS_semop, libc::SYS_semtimedop, libc::SYS_shmat, libc::SYS_shmctl, libc::SYS_shmdt,
+    libc::SYS_mq_getsetattr,
+    libc::SYS_mq_notify,
+    libc::SYS_mq_open,
+    libc::SYS_mq_timedreceive,
+    libc::SYS_mq_timedsend,
+    libc::SYS_mq_unlink,
+    libc::SYS_msgctl,
+    libc::SYS_msgget,
+    libc::SYS_msgrcv,
+    libc::SYS_msgsnd,
+    libc::SYS_semctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_shmdt,
     libc::SYS_shmget,
 ];
 
@@ -68,8 +127,13 @@ const TRACING: &[libc::c_long] = &[libc::SYS_process_vm_readv, libc::SYS_process
 
 /// Calls that name another process in this argument; 0 stands for the caller itself.
 const OTHERS: &[(libc::c_long, u32)] = &[
-    (libc::SYS_prlimit64, 0), (libc::SYS_sched_setaffinity, 0), (libc::SYS_sched_setattr, 0), (libc::SYS_sched_setparam, 0),
-    (libc::SYS_sched_setscheduler, 0), (libc::SYS_setpriority, 1), (libc::SYS_ioprio_set, 1),
+    (libc::SYS_prlimit64, 0),
+    (libc::SYS_sched_setaffinity, 0),
+    (libc::SYS_sched_setattr, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
 ];
 
 /// Compiles the filter. The kernel walks it once for each system call number when it is loaded, so it is a balanced
@@ -244,11 +308,12 @@ fn errno(number: i32) -> Instruction {
 mod tests {
     use super::*;
 
-    const STRICT: Filter = Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: false, others: false };
+    const STRICT: Filter =
+        Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: false, others: false };
 
     /// What the kernel would do with this program and call.
     fn run(program: &[Instruction], number: i64, arguments: &[u32]) -> u32 {
-        let mut data = vec![0; 64];
+        let mut data = [0; 64];
         data[0..4].copy_from_slice(&(number as u32).to_le_bytes());
         data[4..8].copy_from_slice(&AUDIT_ARCH.to_le_bytes());
         for (index, value) in arguments.iter().enumerate() {
@@ -293,9 +358,16 @@ mod tests {
             run(&program, libc::SYS_socket, &[family as u32, kind as u32, protocol as u32]) == ALLOW
         };
         assert!(open(libc::AF_UNIX, libc::SOCK_STREAM, 0));
-        assert!(open(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 6) && open(libc::AF_INET6, libc::SOCK_STREAM, 0));
-        assert!(!open(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) && !open(libc::AF_INET, libc::SOCK_DGRAM, 0));
-        assert!(open(libc::AF_NETLINK, libc::SOCK_RAW, 0) && !open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT));
+        assert!(
+            open(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 6)
+                && open(libc::AF_INET6, libc::SOCK_STREAM, 0)
+        );
+        assert!(
+            !open(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) && !open(libc::AF_INET, libc::SOCK_DGRAM, 0)
+        );
+        assert!(
+            open(libc::AF_NETLINK, libc::SOCK_RAW, 0) && !open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT)
+        );
         assert!(!open(libc::AF_VSOCK, libc::SOCK_STREAM, 0) && !open(libc::AF_PACKET, libc::SOCK_RAW, 0));
     }
 

@@ -57,7 +57,12 @@ pub fn open_terminal() -> Result<Terminal, Failure> {
 ///
 /// # Errors
 /// The errno of what failed.
-pub fn attach(stdio: Stdio, terminal: Option<OwnedFd>, credential: Option<OwnedFd>, exec_failed: &OwnedFd) -> Result<(), Errno> {
+pub fn attach(
+    stdio: Stdio,
+    terminal: Option<OwnedFd>,
+    credential: Option<OwnedFd>,
+    exec_failed: &OwnedFd,
+) -> Result<(), Errno> {
     if let Some(terminal) = &terminal {
         // Only the leader of a session without a terminal gets one.
         let _ = setsid();
@@ -67,7 +72,10 @@ pub fn attach(stdio: Stdio, terminal: Option<OwnedFd>, credential: Option<OwnedF
         match stream {
             Stream::Inherit => {}
             Stream::To(fd) => sys::fds::place(fd, number)?,
-            Stream::Terminal => sys::fds::place(terminal.as_ref().ok_or(Errno::ENOTTY)?.try_clone().map_err(|_| Errno::EMFILE)?, number)?,
+            Stream::Terminal => sys::fds::place(
+                terminal.as_ref().ok_or(Errno::ENOTTY)?.try_clone().map_err(|_| Errno::EMFILE)?,
+                number,
+            )?,
         }
     }
     let mut first = CREDENTIAL_FD as u32;

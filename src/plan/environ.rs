@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde::Serializer;
 
-use super::{Shim, Text};
 use super::layers::On;
+use super::{Shim, Text};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layer::Layer;
@@ -27,9 +27,36 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// Names that `--setenv` refuses for every agent: they make the loader, the shell, an interpreter or git run code, or
 /// are the cell's own.
 const STEERING: [&str; 30] = [
-    "BASH_ENV", "BASH_FUNC_*", "CDPATH", "ENV", "GCONV_PATH", "GIT_*", "GLIBC_TUNABLES", "HOME", "IFS", "JAVA_TOOL_OPTIONS",
-    "LD_*", "LOCPATH", "LOGNAME", "MALLOC_*", "NLSPATH", "NODE_OPTIONS", "NODE_PATH", "OUBLIETTE_*", "PATH", "PERL5LIB",
-    "PERL5OPT", "PS4", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "RUBYOPT", "SHELL", "SHELLOPTS", "TMPDIR", "USER",
+    "BASH_ENV",
+    "BASH_FUNC_*",
+    "CDPATH",
+    "ENV",
+    "GCONV_PATH",
+    "GIT_*",
+    "GLIBC_TUNABLES",
+    "HOME",
+    "IFS",
+    "JAVA_TOOL_OPTIONS",
+    "LD_*",
+    "LOCPATH",
+    "LOGNAME",
+    "MALLOC_*",
+    "NLSPATH",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "OUBLIETTE_*",
+    "PATH",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PS4",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "RUBYOPT",
+    "SHELL",
+    "SHELLOPTS",
+    "TMPDIR",
+    "USER",
 ];
 
 /// Refuses variables that steer the loader, the agent's settings or its credential.
@@ -73,7 +100,7 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
     if let (Some(name), Some(upstream)) = (&agent.environment.base_url, &request.upstream) {
         set(name, Text::plain(&upstream.url));
     }
-    all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::plain(value))));
+    all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::Hidden(value.clone()))));
     all.into_iter().collect()
 }
 
@@ -81,7 +108,8 @@ fn search_path(host: &Host) -> Text {
     let mut directories: Vec<&Path> = Vec::new();
     for directory in host.programs.all().flat_map(|program| &program.search) {
         let standard = PATH.split(':').any(|known| Path::new(known) == directory);
-        if !standard && !directories.contains(&directory.as_path()) && !directory.as_os_str().as_bytes().contains(&b':') {
+        if !standard && !directories.contains(&directory.as_path()) && !directory.as_os_str().as_bytes().contains(&b':')
+        {
             directories.push(directory);
         }
     }
@@ -136,8 +164,11 @@ pub fn check_arguments(command: &[OsString], agent: &AgentSpec) -> Result<()> {
         let text = argument.to_string_lossy();
         let name = text.split('=').next().unwrap_or_default();
         if agent.arguments.refuse.iter().any(|refused| refused == name) {
-            return Err(Error::new(format!("pass {} to {}", name.escape_debug(), agent.title), "it could loosen the level")
-                .hint("leave it out: oubliette sets it from the level; --mcp-config is an option of oubliette"));
+            return Err(Error::new(
+                format!("pass {} to {}", name.escape_debug(), agent.title),
+                "it could loosen the level",
+            )
+            .hint("leave it out: oubliette sets it from the level; --mcp-config is an option of oubliette"));
         }
     }
     Ok(())

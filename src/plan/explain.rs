@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::{Credential, Denied, Identity, Plan, Planned, Refusal};
+use super::{Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::Kind;
 use crate::job::Job;
 use crate::layer::Decision;
@@ -18,7 +18,15 @@ pub fn text(job: &Job, plan: &Plan) -> String {
     section(&mut out, "files", &files(plan));
     section(&mut out, "network", &network(plan));
     section(&mut out, "process", &process(plan));
-    section(&mut out, "environment", &plan.environment.iter().map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.show())).collect::<Vec<_>>());
+    section(
+        &mut out,
+        "environment",
+        &plan
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.show()))
+            .collect::<Vec<_>>(),
+    );
     section(&mut out, "values", &settings(&job.request.sources));
     out
 }
@@ -79,7 +87,8 @@ fn files(plan: &Plan) -> Vec<String> {
     let Some(root) = &plan.root else {
         return vec!["HOME, TMPDIR and a fresh workspace are directories of the cell, wiped afterwards".into()];
     };
-    let mut lines = vec![format!("/home/agent, /tmp, /dev/shm and a fresh /work: one tmpfs of {}, gone with the run", root.disk)];
+    let mut lines =
+        vec![format!("/home/agent, /tmp, /dev/shm and a fresh /work: one tmpfs of {}, gone with the run", root.disk)];
     let shown = root.shown.iter().map(|shown| match &shown.kind {
         Kind::Link(target) => format!("{} -> {}", shown.path.display(), target.display()),
         Kind::Directory | Kind::File => format!("{} read-only", shown.path.display()),
@@ -96,14 +105,24 @@ fn network(plan: &Plan) -> Vec<String> {
     let mut lines = vec![match plan.network {
         NetworkMode::Host => "the host's".to_owned(),
         NetworkMode::None if plan.namespaces.net => "none but a loopback of the cell's own".into(),
-        NetworkMode::None => "none: no internet socket can be made".into(),
+        NetworkMode::None if plan.filter.is_some_and(|filter| !filter.inet) => {
+            "none: no internet socket can be made".into()
+        }
+        NetworkMode::None => "the host's, though none was asked for: neither net nor seccomp is in force".into(),
     }];
     if let Some(landlock) = &plan.landlock {
-        let ports = |ports: &[u16]| if ports.is_empty() { "none".to_owned() } else { ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ") };
+        let ports = |ports: &[u16]| {
+            if ports.is_empty() {
+                "none".to_owned()
+            } else {
+                ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+            }
+        };
         lines.extend(landlock.connect.as_ref().map(|list| format!("TCP ports to connect to: {}", ports(list))));
         lines.extend(landlock.bind.as_ref().map(|list| format!("TCP ports to bind: {}", ports(list))));
     }
-    if plan.network == NetworkMode::Host && plan.filter.is_some_and(|filter| filter.udp) {
+    let udp = plan.filter.is_none_or(|filter| filter.udp);
+    if !plan.namespaces.net && udp {
         lines.push("UDP is open: name resolution needs it".into());
     }
     lines
@@ -119,7 +138,9 @@ fn process(plan: &Plan) -> Vec<String> {
     let credential = match plan.credential {
         Credential::None => "none",
         Credential::Pipe => "a pipe on descriptor 3, empty once read; in no file, argument or variable",
-        Credential::File if plan.shim.is_some() => "a file of mode 0600 in HOME, for every agent that the command starts",
+        Credential::File if plan.shim.is_some() => {
+            "a file of mode 0600 in HOME, for every agent that the command starts"
+        }
         Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
     };
     vec![
@@ -128,10 +149,24 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("UID         {identity}"),
         format!("credential  {credential}"),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
-        format!("memory      {}, {} processes", plan.limits.memory, plan.limits.cell_processes),
+        format!("limits      {}", limits(plan)),
     ]
 }
 
+/// What bounds the cell, and what only each process of it.
+fn limits(plan: &Plan) -> String {
+    let Limits { memory, cell_processes, processes, .. } = plan.limits;
+    if plan.cgroup.is_some() {
+        return format!("memory {memory} and {cell_processes} processes for the cell");
+    }
+    let processes = processes
+        .map_or_else(|| "any number of processes".to_owned(), |number| format!("{number} processes of its UID"));
+    format!("memory {memory} for each process, {processes}")
+}
+
 fn settings(settings: &[Setting]) -> Vec<String> {
-    settings.iter().map(|setting| format!("{:<15} {} ({})", setting.name, setting.value.escape_debug(), setting.from.name())).collect()
+    settings
+        .iter()
+        .map(|setting| format!("{:<15} {} ({})", setting.name, setting.value.escape_debug(), setting.from.name()))
+        .collect()
 }

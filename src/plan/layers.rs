@@ -35,7 +35,13 @@ enum Can {
 }
 
 /// Decides every layer.
-pub fn decide(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Vec<Planned> {
+pub fn decide(
+    request: &Request,
+    policy: &Policy,
+    agent: &AgentSpec,
+    host: &Host,
+    network: NetworkMode,
+) -> Vec<Planned> {
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
@@ -72,7 +78,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Pid | Layer::Root => cellular(layer, policy, host),
         Layer::Ipc | Layer::Uts => of(&host.namespaces, |maker| made(*maker)),
         Layer::Net => net(host, network),
-        Layer::Uid => uid(request, host),
+        Layer::Uid => uid(request, policy, agent, host, network),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
             Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
         }
@@ -83,7 +89,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Capabilities => Can::Enforce("every set is empty".into()),
         Layer::NoNewPrivs => Can::Enforce("set before anything else is given up".into()),
         Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
-        Layer::Cgroup => of(&host.cgroup, |cgroups| cgroup(cgroups)),
+        Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
         Layer::Settings => settings(request, policy, agent, host),
     }
@@ -123,9 +129,11 @@ fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
 
 /// A caller's argument may loosen settings that no managed file backs.
 fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Can {
-    let managed = matches!(cellular(Layer::Root, policy, host), Can::Enforce(_)) && policy.want(Layer::Root) != Want::Off;
+    let managed =
+        matches!(cellular(Layer::Root, policy, host), Can::Enforce(_)) && policy.want(Layer::Root) != Want::Off;
     let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
-    let loosens = |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
+    let loosens =
+        |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
     if host.programs.wrapped.is_some() && !managed {
         return Can::Lack(Lack::new(
             "a command that starts the agent may give it other settings, and without a private root no managed settings rule that out",
@@ -135,7 +143,9 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) 
     match words.filter(loosens).find(|_| !managed) {
         None => Can::Enforce("read-only to the agent, checked at its start".into()),
         Some(word) => Can::Lack(Lack::new(
-            format!("{word} lets its input loosen the settings, and without a private root no managed settings rule that out"),
+            format!(
+                "{word} lets its input loosen the settings, and without a private root no managed settings rule that out"
+            ),
             "leave the argument out",
         )),
     }
@@ -151,9 +161,24 @@ fn net(host: &Host, network: NetworkMode) -> Can {
     }
 }
 
-fn uid(request: &Request, host: &Host) -> Can {
+/// Layers that are a namespace.
+const NAMESPACES: [Layer; 5] = [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net];
+
+/// A user namespace maps the launcher's UID and no other, so where the cell is made through one there is no second UID
+/// to become.
+fn uid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     if let Fact::Lacks(lack) = &host.uids {
         return Can::Lack(lack.clone());
+    }
+    let used = |layer| {
+        want(request, policy, layer) != Want::Off
+            && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+    };
+    if host.namespaces.get() == Ok(&Maker::UserNamespace) && NAMESPACES.into_iter().any(used) {
+        return Can::Lack(Lack::new(
+            "the cell's user namespace has the launcher's UID only",
+            "grant CAP_SYS_ADMIN: the cell then needs no user namespace",
+        ));
     }
     let range = request.uid_range.unwrap_or_else(|| default_range(host));
     if !covers(host, range) {
@@ -191,7 +216,11 @@ fn landlock(host: &Host, needed: u32, what: &str) -> Can {
 }
 
 fn landlock_net(policy: &Policy, host: &Host, network: NetworkMode) -> Can {
-    if network == NetworkMode::None && host.namespaces.get().is_ok() && host.net.get().is_ok() && policy.want(Layer::Net) != Want::Off {
+    if network == NetworkMode::None
+        && host.namespaces.get().is_ok()
+        && host.net.get().is_ok()
+        && policy.want(Layer::Net) != Want::Off
+    {
         return Can::Off("the network namespace has nothing to reach".into());
     }
     if policy.network.connect.list().is_none() && policy.network.bind.list().is_none() {

@@ -99,14 +99,28 @@ pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tt
 
 /// Files of /proc that belong to no process. Without a PID namespace /proc as a whole would show every process.
 const PROC_FILES: [&str; 9] = [
-    "/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat", "/proc/sys/kernel", "/proc/sys/vm",
-    "/proc/uptime", "/proc/version",
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys/kernel",
+    "/proc/sys/vm",
+    "/proc/uptime",
+    "/proc/version",
 ];
 
 /// Files of /etc that name nobody's secret, for hosts without a private root.
 const ETC_FILES: [&str; 9] = [
-    "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/passwd",
-    "/etc/protocols", "/etc/resolv.conf", "/etc/services",
+    "/etc/group",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/mime.types",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/protocols",
+    "/etc/resolv.conf",
+    "/etc/services",
 ];
 
 /// The domain, where any of its parts is in force.
@@ -149,7 +163,8 @@ fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> 
     rules.extend(DEVICES.iter().map(|name| at(&format!("/dev/{name}"), Access::Device)));
     if let Some(listed) = listed {
         let own = host.programs.all().flat_map(|program| &program.executed).cloned();
-        let mut programs: Vec<PathBuf> = own.chain(listed.iter().map(PathBuf::from)).chain(host.agent_programs.iter().cloned()).collect();
+        let mut programs: Vec<PathBuf> =
+            own.chain(listed.iter().map(PathBuf::from)).chain(host.agent_programs.iter().cloned()).collect();
         programs.sort();
         programs.dedup();
         rules.extend(programs.into_iter().map(|path| rule(Place::Path(path), Access::Program)));

@@ -204,7 +204,8 @@ impl Template {
     fn allowed(&self, commands: &Commands, servers: &[String]) -> Vec<Rule> {
         let mut allow = self.allow.of(commands).clone();
         if let Commands::List(names) = commands {
-            allow.extend(names.iter().flat_map(|name| [Rule(format!("Bash({name})")), Rule(format!("Bash({name} *)"))]));
+            allow
+                .extend(names.iter().flat_map(|name| [Rule(format!("Bash({name})")), Rule(format!("Bash({name} *)"))]));
         }
         allow.extend(servers.iter().map(|server| Rule(format!("mcp__{server}"))));
         allow
@@ -213,7 +214,12 @@ impl Template {
     fn denied(&self, policy: &Policy, private_tmp: bool) -> Vec<Rule> {
         let mut deny = Vec::new();
         // The agent keeps the output of its own tasks in /tmp, and could not read it.
-        let classes = policy.deny.iter().filter(|class| !(private_tmp && **class == Class::SharedTmp)).filter_map(|class| self.deny.get(class)).flatten();
+        let classes = policy
+            .deny
+            .iter()
+            .filter(|class| !(private_tmp && **class == Class::SharedTmp))
+            .filter_map(|class| self.deny.get(class))
+            .flatten();
         for rule in classes {
             if !deny.contains(rule) {
                 deny.push(rule.clone());

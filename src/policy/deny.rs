@@ -142,25 +142,33 @@ impl Class {
     /// A class counts as stopped when nothing of another user or of the host is reached, even where the command as
     /// such runs: `ls /tmp` lists a /tmp that is the cell's own.
     pub fn kernel(self, twins: &Twins<'_>) -> Option<&'static str> {
-        let few = twins.few_programs.then_some("landlock: no such program may be executed");
+        let few = twins.few_programs.then_some("landlock: only the agent's own programs may be executed");
         match self {
             Class::OtherHomes | Class::Destructive => files(twins),
-            Class::SharedTmp => twins.has(Layer::Root).then_some("root: /tmp is the cell's own").or_else(|| {
-                twins.has(Layer::LandlockFs).then_some("landlock: no rule for /tmp")
-            }),
-            Class::ForeignProc if twins.has(Layer::Pid) && twins.has(Layer::Root) => Some("pid: /proc shows the cell only"),
+            Class::SharedTmp => twins
+                .has(Layer::Root)
+                .then_some("root: /tmp is the cell's own")
+                .or_else(|| twins.has(Layer::LandlockFs).then_some("landlock: no rule for /tmp")),
+            Class::ForeignProc if twins.has(Layer::Pid) && twins.has(Layer::Root) => {
+                Some("pid: /proc shows the cell only")
+            }
             Class::ForeignProc if twins.has(Layer::LandlockFs) => Some("landlock: no rule for /proc of others"),
-            Class::ForeignProc => twins.has(Layer::Uid).then_some("uid: environ, maps and descriptors are another UID's"),
+            Class::ForeignProc => (twins.has(Layer::Uid) && !twins.shared_uid)
+                .then_some("uid: environ, maps and descriptors are another UID's"),
             Class::Privilege => twins.has(Layer::NoNewPrivs).then_some("no-new-privs: a setuid program gains nothing"),
             Class::AgentSettings if twins.has(Layer::Root) => Some("root: the settings are on a read-only mount"),
             Class::AgentSettings => twins.has(Layer::LandlockFs).then_some("landlock: the settings are read-only"),
             Class::SystemWrites if twins.has(Layer::Root) => Some("root: every system path is read-only"),
             Class::SystemWrites if twins.has(Layer::LandlockFs) => Some("landlock: every system path is read-only"),
             Class::SystemWrites => twins.has(Layer::Uid).then_some("uid: system paths are another UID's"),
-            Class::ProcessList if twins.has(Layer::Pid) && twins.has(Layer::Root) => Some("pid: it lists the cell only"),
+            Class::ProcessList if twins.has(Layer::Pid) && twins.has(Layer::Root) => {
+                Some("pid: it lists the cell only")
+            }
             Class::ListRoot => twins.has(Layer::Root).then_some("root: it lists the cell only"),
             Class::Owners => twins.has(Layer::Capabilities).then_some("capabilities: no CAP_CHOWN"),
-            Class::ProcessList | Class::ListTmp | Class::Links | Class::Modes | Class::Indirection | Class::Shell => few,
+            Class::ProcessList | Class::ListTmp | Class::Links | Class::Modes | Class::Indirection | Class::Shell => {
+                few
+            }
             Class::NetworkTools if twins.no_network => Some("net: there is no network"),
             Class::NetworkTools => few,
             Class::Web => twins.no_network.then_some("net: there is no network"),
@@ -177,7 +185,7 @@ fn files(twins: &Twins<'_>) -> Option<&'static str> {
         return Some("root: they are not mounted");
     }
     if twins.has(Layer::LandlockFs) {
-        return Some("landlock: no rule for them");
+        return Some("landlock: no rule for them (their names and modes stay open)");
     }
     (twins.has(Layer::Uid) && !twins.shared_uid).then_some("uid: they are another UID's")
 }

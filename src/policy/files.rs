@@ -118,14 +118,19 @@ impl Library {
         names
     }
 
-    fn find<T: DeserializeOwned>(&self, name: &str, below: &str, compiled: &[(&str, &str)]) -> Result<Option<Found<T>>> {
+    fn find<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        below: &str,
+        compiled: &[(&str, &str)],
+    ) -> Result<Option<Found<T>>> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if name.is_empty() || !name.chars().all(plain) {
             return Ok(None);
         }
         for directory in &self.directories {
             let path = directory.join(below).join(format!("{name}.toml"));
-            if path.exists() {
+            if !absent(&path) {
                 return load(&path).map(Some);
             }
         }
@@ -133,6 +138,12 @@ impl Library {
         let value = parse(text, &format!("{name}.toml (compiled in)"))?;
         Ok(Some(Found { name: name.to_owned(), origin: "compiled in".into(), text: (*text).to_owned(), value }))
     }
+}
+
+/// Whether nothing is at a path. A file that cannot be looked at is there: the operator's word is not passed over.
+pub fn absent(path: &Path) -> bool {
+    let looked = std::fs::symlink_metadata(path);
+    looked.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)))
 }
 
 /// Reads a policy, an agent or a configuration file.
@@ -157,7 +168,7 @@ pub fn read_trusted(path: &Path) -> Result<String> {
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
         .map_err(|error| Error::new(&*action, error).hint("check the path"))?;
-    let meta = file.metadata().map_err(|error| Error::new(&*action, error))?;
+    let meta = file.metadata().map_err(|error| Error::new(&*action, error).hint("check the path"))?;
     if !meta.is_file() {
         return Err(Error::new(&*action, "it is not a regular file").hint("name the file itself"));
     }
@@ -173,7 +184,9 @@ pub fn read_trusted(path: &Path) -> Result<String> {
         return Err(Error::new(&*action, format!("it is larger than {MAX} bytes")).hint("name a policy file"));
     }
     let mut text = String::new();
-    file.take(MAX + 1).read_to_string(&mut text).map_err(|error| Error::new(&*action, error))?;
+    file.take(MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Error::new(&*action, error).hint("write it as UTF-8 text"))?;
     Ok(text)
 }
 

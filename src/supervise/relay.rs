@@ -181,7 +181,10 @@ fn judge(line: &[u8], event: &InitEvent, expected: &Rendered) -> Option<Option<S
     let tools = said.get("tools").and_then(serde_json::Value::as_array).into_iter().flatten();
     let names: Vec<&str> = tools.filter_map(serde_json::Value::as_str).collect();
     let unwanted = |name: &&&str| {
-        let listed = expected.tools.as_ref().is_some_and(|tools| !name.starts_with("mcp__") && !tools.iter().any(|t| t == **name));
+        let listed = expected
+            .tools
+            .as_ref()
+            .is_some_and(|tools| !name.starts_with("mcp__") && !tools.iter().any(|t| t == **name));
         listed || expected.absent.iter().any(|absent| absent == **name)
     };
     Some(names.iter().find(unwanted).map(|name| format!("the agent has the tool {name}, which the level denies")))

@@ -140,10 +140,11 @@ fn move_bytes(from: &mut File, buffer: &mut Vec<u8>, to: &mut File) -> bool {
             Ok(length) => buffer.extend(&chunk[..length]),
         }
     }
-    if !buffer.is_empty() && ready(to.as_fd(), PollFlags::POLLOUT) {
-        if let Ok(written) = to.write(buffer) {
-            buffer.drain(..written);
-        }
+    if !buffer.is_empty()
+        && ready(to.as_fd(), PollFlags::POLLOUT)
+        && let Ok(written) = to.write(buffer)
+    {
+        buffer.drain(..written);
     }
     true
 }

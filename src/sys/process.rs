@@ -85,6 +85,16 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// A write beyond RLIMIT_FSIZE gives EFBIG instead of ending the launcher, which would leave its cell behind.
+///
+/// # Errors
+/// The errno of sigaction(2).
+pub fn survive_file_limit() -> Result<(), Errno> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: an ignored signal runs no code of ours.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.map(drop)
+}
+
 /// Undoes what the launcher and Rust's runtime did to signals: an ignored SIGPIPE and a blocked SIGTERM survive
 /// execve(2), and programs rely on both.
 ///
@@ -94,5 +104,7 @@ pub fn default_signals() -> Result<(), Errno> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     // SAFETY: the default action runs no code of ours.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl)? };
+    // SAFETY: as above.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigDfl)? };
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

@@ -1,5 +1,5 @@
 //! The test suite: one binary, so that it links once. One module per subject.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 // What the tests stand on.
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
@@ -14,6 +14,11 @@ mod shape; // function length, where unsafe is, words and file names
 mod attack; // a victim and a hostile neighbour without any cell: the suite must find every hole there is
 mod model_itself; // the scripted model says what the Messages API says
 mod posture; // what `__posture` says about a process whose posture is known
+
+// What is asked for, and what is planned.
+mod bad_input; // every wrong word, file and host gives one message, a hint, a status, and leaves nothing
+mod plans; // the plan as a table: facts, levels and agents on one side, decisions on the other
+mod policies; // where policies come from, and what is wrong with them
 
 // Parts of a run.
 mod tree; // wipe, copy, export and patch on hostile trees
