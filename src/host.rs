@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::layer::{Layer, Want};
+use crate::plan::layers;
 use crate::policy::Policy;
 use crate::program::Program;
+use crate::request::Request;
 use crate::sys;
 
 /// What was found on this host.
@@ -158,6 +161,8 @@ pub mod capability {
     pub const SETGID: u64 = 1 << 6;
     /// CAP_SETUID
     pub const SETUID: u64 = 1 << 7;
+    /// CAP_SETPCAP
+    pub const SETPCAP: u64 = 1 << 8;
     /// CAP_CHOWN
     pub const CHOWN: u64 = 1;
     /// CAP_SYS_ADMIN
@@ -181,7 +186,11 @@ const MASKED: [&str; 10] = [
 impl Host {
     /// Reads the facts that cost next to nothing. What only an attempt can tell is taken as there until
     /// [`Host::learn`] is told otherwise.
-    pub fn probe(policy: &Policy) -> Host {
+    /// What only layers need that nobody wants is not looked for.
+    pub fn probe(request: &Request, policy: &Policy) -> Host {
+        let wanted = |layer| layers::want(request, policy, layer) != Want::Off;
+        let files = wanted(Layer::Root) || wanted(Layer::LandlockFs);
+        let off = || Fact::lacks("the policy switches it off", "change `layers` of the policy");
         let uid = nix::unistd::geteuid().as_raw();
         let capabilities = sys::process::effective_capabilities();
         let uid_map = uid_map();
@@ -198,11 +207,19 @@ impl Host {
             seccomp: seccomp(),
             uids: uids(capabilities),
             uid_map,
-            cgroup: crate::confine::cgroup::find(uid),
+            cgroup: if wanted(Layer::Cgroup) { crate::confine::cgroup::find(uid) } else { off() },
             private_descriptors: sys::process::has_pidfd(),
-            files: policy.files.programs.iter().chain(&policy.files.config).filter_map(|path| shown(path)).collect(),
+            files: policy
+                .files
+                .programs
+                .iter()
+                .chain(&policy.files.config)
+                .filter(|_| files)
+                .filter_map(|path| shown(path))
+                .collect(),
             masked: MASKED
                 .iter()
+                .filter(|_| wanted(Layer::Root))
                 .filter_map(|name| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?)))
                 .collect(),
             programs: Programs::default(),

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
+use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid};
 
 use crate::confine::ids::Ids;
@@ -163,14 +164,9 @@ fn hide_launcher() -> Result<()> {
 
 /// A directory that the caller left open as a standard stream would lead out of every namespace.
 fn check_standard_streams() -> Result<()> {
-    let streams = [
-        std::io::stdin().as_fd().try_clone_to_owned(),
-        std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned(),
-    ];
+    let streams = [fstat(std::io::stdin()), fstat(std::io::stdout()), fstat(std::io::stderr())];
     for (number, stream) in streams.into_iter().enumerate() {
-        let is_directory = stream.is_ok_and(|fd| File::from(fd).metadata().is_ok_and(|meta| meta.is_dir()));
-        if is_directory {
+        if stream.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR) {
             return Err(Error::new(format!("hand descriptor {number} to the agent"), "it is a directory")
                 .hint("redirect it to a file or a pipe"));
         }

@@ -52,7 +52,8 @@ pub fn decide(
     all.collect()
 }
 
-fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
+/// How much this run insists on a layer.
+pub fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
     let by_name = request.require.contains(&Require::Layer(layer));
     match policy.want(layer) {
         _ if by_name => Want::Required,
