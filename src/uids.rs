@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -147,24 +148,33 @@ pub fn kill_all(uid: u32) -> bool {
             let gone = become_run(ids).is_ok() && kill_own();
             exit_now(i32::from(!gone));
         }
+        // Orphans of the agent that come to us are reaped here, too: a dead process counts until then.
         Ok(Fork::Parent(child)) => loop {
-            match waitpid(child, None) {
-                Err(Errno::EINTR) => {}
-                other => return matches!(other, Ok(WaitStatus::Exited(_, 0))),
+            match waitpid(None, None) {
+                Ok(status) if status.pid() == Some(child) => return matches!(status, WaitStatus::Exited(_, 0)),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return false,
             }
         },
         Err(_) => false,
     }
 }
 
-/// `kill(-1)` reaches what this UID may signal, without itself and init: ESRCH when nothing is left. It needs neither
-/// /proc nor pidfds, which gVisor lacks, and no process can fork away from it for ever.
+/// `kill(-1)` reaches what this UID may signal, without itself and init, and no process can fork away from it for ever.
+/// Its answer tells nothing: with other users' processes about it is 0 even when none could be signalled. Whether one
+/// is left a limit of two processes tells, which leaves room for one fork. Neither needs /proc or pidfds, which gVisor
+/// lacks.
 fn kill_own() -> bool {
+    if setrlimit(Resource::RLIMIT_NPROC, 2, 2).is_err() {
+        return false;
+    }
     for _ in 0..2000 {
-        if kill(Pid::from_raw(-1), Signal::SIGKILL) == Err(Errno::ESRCH) {
-            return true;
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        match fork_into(CloneFlags::empty()) {
+            Ok(Fork::Child) => exit_now(0),
+            Ok(Fork::Parent(child)) => return waitpid(child, None).is_ok(),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
     false
 }
