@@ -58,6 +58,8 @@ pub struct Tree<'a> {
     pub root: &'a Root,
     /// An empty directory of the launcher's, over which the tmpfs is mounted.
     pub at: &'a Path,
+    /// What the tmpfs is called among the mounts.
+    pub source: &'a str,
     /// Files of the launcher's.
     pub files: &'a [CellFile],
     /// The caller's workspace; else it is a fresh one on the tmpfs.
@@ -80,7 +82,7 @@ impl Tree<'_> {
         private.map_err(|errno| failure(errno, "stop mounts from spreading to the host"))?;
         let options = format!("mode=0700,size={},nr_inodes={}", self.root.disk.0, self.root.files);
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), self.at, Some("tmpfs"), flags, Some(options.as_str()))
+        mount(Some(self.source), self.at, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(|errno| failure(errno, "mount the cell's tmpfs"))?;
         chdir(self.at).map_err(|errno| failure(errno, "enter the cell's tmpfs"))?;
         for name in ["root", "home", "tmp", "work", "shm", "base"] {

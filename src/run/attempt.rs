@@ -100,12 +100,12 @@ impl Run<'_> {
     ) -> Result<Finished> {
         let lease = match (plan.identity, &self.kept) {
             (Identity::PerRun(range), _) => Some(Lease::take(&self.state, range)?),
-            (Identity::Owner, Some(kept)) if kept.bound => Some(Lease::exact(&self.state, kept.owner.uid)?),
+            (Identity::Owner, Some(kept)) if kept.bound => Some(Lease::bound(&self.state, kept.owner.uid)?),
             _ => None,
         };
         let agent = match (&lease, &self.kept, plan.identity) {
+            (_, Some(kept), Identity::Owner) => kept.owner,
             (Some(lease), ..) => lease.ids(),
-            (None, Some(kept), Identity::Owner) => kept.owner,
             _ => self.launcher,
         };
         self.progress.stage(Stage::Leased, || format!("uid {}", agent.uid));
@@ -118,7 +118,7 @@ impl Run<'_> {
         if let (None, Some(kept)) = (&plan.root, &self.kept) {
             places.work.clone_from(&kept.directory.path);
         }
-        cell.record(&self.record(plan, &cell, agent, lease.is_some()))?;
+        cell.record(&self.record(plan, &cell, lease.as_ref()))?;
         let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some());
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
@@ -135,15 +135,16 @@ impl Run<'_> {
         }
     }
 
-    fn record(&self, plan: &Plan, cell: &Cell, agent: Ids, leased: bool) -> Record {
+    fn record(&self, plan: &Plan, cell: &Cell, lease: Option<&Lease>) -> Record {
         Record {
             user: self.job.request.user.to_string(),
             agent: self.job.agent.name.clone(),
             level: self.job.level.name.clone(),
             started: crate::cell::now(),
             launcher: std::process::id() as i32,
-            uid: leased.then_some(agent.uid.as_raw()),
+            uid: lease.map(|lease| lease.uid.as_raw()),
             cgroups: plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id)).unwrap_or_default(),
+            pid_namespace: plan.namespaces.pid,
             directories: plan.root.is_none(),
         }
     }
@@ -228,7 +229,9 @@ impl Run<'_> {
         let directory = self.kept.as_ref().map(|kept| &kept.directory);
         let tree = plan.root.as_ref().map(|root| {
             let (agent, launcher) = (*agent, self.launcher);
-            Tree { root, at: &cell.path, files, workspace: directory, agent, launcher }
+            // Where no PID namespace ends them, `sweep` knows the cell's processes by what they have mounted.
+            let source = if plan.namespaces.pid { "tmpfs" } else { &cell.id };
+            Tree { root, at: &cell.path, source, files, workspace: directory, agent, launcher }
         });
         let confinement = Confinement {
             plan,
