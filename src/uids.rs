@@ -146,39 +146,35 @@ pub fn kill_all(uid: u32) -> bool {
             let gone = become_run(ids).is_ok() && kill_own();
             exit_now(i32::from(!gone));
         }
+        // Orphans of the agent that come to us are reaped here, too: a dead process counts until then.
         Ok(Fork::Parent(child)) => loop {
-            match waitpid(child, None) {
-                Err(Errno::EINTR) => {}
-                other => return matches!(other, Ok(WaitStatus::Exited(_, 0))),
+            match waitpid(None, None) {
+                Ok(status) if status.pid() == Some(child) => return matches!(status, WaitStatus::Exited(_, 0)),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return false,
             }
         },
         Err(_) => false,
     }
 }
 
-/// `kill(-1)` reaches what this UID may signal, without itself and init. It needs neither /proc nor pidfds, which gVisor
-/// lacks, and no process can fork away from it for ever.
+/// `kill(-1)` reaches what this UID may signal, without itself and init, and no process can fork away from it for ever.
+/// Its answer tells nothing: with other users' processes about it is 0 even when none could be signalled. Whether one
+/// is left a limit of two processes tells, which leaves room for one fork. Neither needs /proc or pidfds, which gVisor
+/// lacks.
 fn kill_own() -> bool {
-    // This process and one more: a fork fails as long as a third of this UID is left, a zombie included (fork(2)).
     if setrlimit(Resource::RLIMIT_NPROC, 2, 2).is_err() {
         return false;
     }
     for _ in 0..2000 {
-        // gVisor says ESRCH when nothing is left; Linux says success as long as anybody has a process.
-        if kill(Pid::from_raw(-1), Signal::SIGKILL) == Err(Errno::ESRCH) || alone() {
-            return true;
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        match fork_into(CloneFlags::empty()) {
+            Ok(Fork::Child) => exit_now(0),
+            Ok(Fork::Parent(child)) => return waitpid(child, None).is_ok(),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
     false
-}
-
-fn alone() -> bool {
-    match fork_into(CloneFlags::empty()) {
-        Ok(Fork::Child) => exit_now(0),
-        Ok(Fork::Parent(child)) => waitpid(child, None).is_ok(),
-        Err(_) => false,
-    }
 }
 
 /// Ends what a dead run left running under its UID. Where no lease says that a run had it, nothing does; where a live

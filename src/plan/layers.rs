@@ -97,7 +97,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
         Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
-        Layer::Settings => settings(request, policy, agent, host),
+        Layer::Settings => settings(request, policy, agent, host, network),
     }
 }
 
@@ -133,10 +133,20 @@ fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
     Can::Enforce(made(maker))
 }
 
-/// A caller's argument may loosen settings that no managed file backs.
-fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Can {
-    let managed =
-        matches!(cellular(Layer::Root, policy, host), Can::Enforce(_)) && policy.want(Layer::Root) != Want::Off;
+/// Settings that the agent's own UID owns are read-only in name alone: it takes a fence, since agents take up what is
+/// changed while they run. A caller's argument may loosen settings that no managed file backs.
+fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    let in_force = |layer: Layer| {
+        want(request, policy, layer) != Want::Off
+            && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+    };
+    let managed = in_force(Layer::Root);
+    if !managed && !in_force(Layer::Uid) && !in_force(Layer::LandlockFs) {
+        return Can::Lack(Lack::new(
+            "the agent has the UID that owns them and can replace them while it runs",
+            "run as root, or on a host with namespaces or Landlock",
+        ));
+    }
     let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
     let loosens =
         |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
