@@ -182,7 +182,7 @@ fn open_report(number: i32) -> Result<File> {
     let file: File = match number {
         1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
         2 => std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into(),
-        _ => sys::fds::take(number).map_err(|errno| failed(errno.into()))?,
+        _ => sys::fds::take(number).map_err(|_| failed(std::io::Error::other("it is not open")))?,
     };
     // Known now, so that a run whose report could not be written does not start.
     let flags = sys::fds::flags(file.as_raw_fd()).unwrap_or(OFlag::O_RDONLY);

@@ -174,6 +174,7 @@ impl Run<'_> {
             let _ = prctl::set_child_subreaper(true);
         }
         let cloned = Instant::now();
+        prepared.lease.iter().for_each(Lease::use_it);
         let child = match fork_into(clone_flags(&plan.namespaces)) {
             Ok(Fork::Child) => {
                 // Init would keep them open: it must see the launcher's end of the channel close.

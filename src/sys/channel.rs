@@ -66,7 +66,8 @@ impl Channel {
         let mut vector = [IoSliceMut::new(&mut bytes)];
         let received = loop {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                // The other end closed without reading all that we had sent; what it sent is still there (unix(7)).
+                // ECONNRESET: the other end is gone and has left a message of ours unread. What it sent before is still
+                // to be read, and is the reason why it went.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 other => break other?,
             }
