@@ -49,6 +49,9 @@ pub struct Record {
     /// Its control groups.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
+    /// Its processes ended with its launcher.
+    #[serde(default)]
+    pub pid_namespace: bool,
     /// HOME, /tmp and workspace are directories of the cell; else they were on a tmpfs and are gone with it.
     pub directories: bool,
 }
@@ -88,16 +91,21 @@ impl Cell {
                     .hint("free the disk or make it writable, or name another place with --state-dir")
             };
             mkdirat(&parent, id.as_str(), Mode::S_IRWXU).map_err(failed)?;
-            let dir = openat(&parent, id.as_str(), DIRECTORY, Mode::empty()).map_err(|errno| {
-                let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
-                failed(errno)
-            })?;
-            // A sweep may have found it before it was locked, taken it for dead and removed it.
+            // A sweep may have found it before it was locked, taken it for dead and removed it; `ps` only looks.
+            let dir = match openat(&parent, id.as_str(), DIRECTORY, Mode::empty()) {
+                Err(Errno::ENOENT) => continue,
+                other => other.map_err(|errno| {
+                    let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
+                    failed(errno)
+                })?,
+            };
             let lock = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
-                Err((_, Errno::EWOULDBLOCK)) => continue,
                 Err((_, errno)) => {
                     let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
+                    if errno == Errno::EWOULDBLOCK {
+                        continue;
+                    }
                     return Err(failed(errno));
                 }
             };
@@ -273,6 +281,12 @@ fn zero(cell: BorrowedFd<'_>, path: &Path, id: FileId) -> Result<(), Errno> {
         dir = openat(&dir, *part, DIRECTORY, Mode::empty())?;
     }
     overwrite(dir.as_fd(), name, Some(id))
+}
+
+/// Whether a name is one that [`Cell::create`] gives.
+pub fn is_id(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    bytes.len() == 32 && bytes.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn still_there(parent: BorrowedFd<'_>, id: &str, dir: &OwnedFd) -> bool {

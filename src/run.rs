@@ -1,71 +1,36 @@
 //! `run`: a short straight line of effects after the plan.
 #![forbid(unsafe_code)]
 
-use std::ffi::{CString, OsStr, OsString};
+mod attempt;
+mod conclude;
+mod streams;
+
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Uid, pipe2};
+use nix::sys::stat::fstat;
+use nix::unistd::{Gid, Uid};
 
-use crate::cell::{Cell, Record};
-use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::Ids;
-use crate::confine::mounts::{CellFile, Tree};
-use crate::confine::session::{Stdio, Stream};
-use crate::confine::{CREDENTIAL_FD, Command, Confinement, Failure, Places, clone_flags, expand, limits, seccomp};
+use crate::confine::{Failure, limits};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
-use crate::files;
 use crate::job::Job;
 use crate::layer::Layer;
-use crate::plan::{Credential, Identity, Plan, Text};
-use crate::policy::agent::Way;
-use crate::progress::{Progress, Stage, say};
-use crate::report::{Leftover, Report, Timings, Usage};
-use crate::request::{Export, Request};
+use crate::plan::{Identity, Plan};
+use crate::progress::{Progress, Stage};
+use crate::request::Request;
 use crate::secret::{Secret, SecretSource};
 use crate::state::State;
-use crate::supervise::relay::{Check, Relay};
 use crate::supervise::terminal::Terminal;
-use crate::supervise::{Ended, Outcome, Signals, Watch, end_orphans};
+use crate::supervise::{Outcome, Signals};
 use crate::sys;
-use crate::sys::channel::Channel;
-use crate::sys::process::{Fork, fork_into};
-use crate::uids::{self, Lease};
-use crate::wipe::Wiped;
-use crate::workspace::{self, Filling, Kept, Outputs, bounds};
-
-/// Everything that is the same for every attempt at a launch.
-struct Run<'a> {
-    job: &'a Job,
-    launcher: Ids,
-    state: State,
-    secret: Option<Secret>,
-    kept: Option<Kept>,
-    copy_in: Option<OwnedFd>,
-    signals: Signals,
-    progress: Progress,
-    started: Instant,
-    rehearsal: bool,
-}
-
-/// What a finished attempt came to.
-struct Finished {
-    cell: String,
-    outcome: Outcome,
-    error: Option<Error>,
-    timings: Timings,
-    usage: Usage,
-    wiped: Wiped,
-}
+use crate::workspace::{self, Outputs};
+use attempt::Run;
+use conclude::{conclude, not_confined};
 
 /// Runs an agent in a cell and wipes it.
 ///
@@ -92,7 +57,8 @@ pub fn run(request: Request) -> Result<Exit> {
     sys::environ::forget();
     progress.stage(Stage::Planned, || format!("{} at level {}", job.agent.value.title, job.level.name));
 
-    tell_degraded(&progress, &plan);
+    let mut told = Vec::new();
+    tell_degraded(&progress, &plan, &mut told);
 
     let mut host = job.host.clone();
     let (plan, finished) = {
@@ -108,7 +74,7 @@ pub fn run(request: Request) -> Result<Exit> {
                 // The host lacks what it was taken to have: plan again with that known, or refuse.
                 Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
                     plan = run.replan(&host).map_err(|refusal| refusal.error())?;
-                    tell_degraded(&run.progress, &plan);
+                    tell_degraded(&run.progress, &plan, &mut told);
                 }
                 _ => break (plan, finished),
             }
@@ -152,352 +118,33 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-impl Run<'_> {
-    fn replan(&self, host: &crate::host::Host) -> Result<Plan, Box<crate::plan::Refusal>> {
-        Plan::new(&self.job.request, &self.job.level.value, &self.job.agent.value, host)
-    }
-
-    /// One launch, to the end of the run and the wipe; or to the step that this host does not offer.
-    fn attempt(&self, plan: &Plan, outputs: &mut Option<Outputs>, terminal: &mut Option<Terminal>) -> Result<Finished> {
-        let lease = match (plan.identity, &self.kept) {
-            (Identity::PerRun(range), _) => Some(Lease::take(&self.state, range)?),
-            (Identity::Owner, Some(kept)) if kept.bound => Some(Lease::exact(&self.state, kept.owner.uid)?),
-            _ => None,
-        };
-        let agent = match (&lease, &self.kept, plan.identity) {
-            (Some(lease), ..) => lease.ids(),
-            (None, Some(kept), Identity::Owner) => kept.owner,
-            _ => self.launcher,
-        };
-        self.progress.stage(Stage::Leased, || format!("uid {}", agent.uid));
-        let mut cell = Cell::create(&self.state)?;
-        self.progress.stage(Stage::Created, || cell.path.display().to_string());
-        let places = match &plan.root {
-            Some(_) => Places::private(),
-            None => cell.lay_out(agent, self.launcher)?,
-        };
-        cell.record(&self.record(plan, &cell, agent, lease.is_some()))?;
-        let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some());
-        if plan.root.is_none() {
-            cell.write(&files, agent, self.launcher)?;
-            let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
-            filled.map_err(|why| {
-                Error::new("fill the workspace", why).hint("see limits.disk and limits.files of the policy")
-            })?;
-        }
-        self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        self.launch(plan, Prepared { cell, places, files, agent, lease }, outputs, terminal)
-    }
-
-    fn record(&self, plan: &Plan, cell: &Cell, agent: Ids, leased: bool) -> Record {
-        Record {
-            user: self.job.request.user.to_string(),
-            agent: self.job.agent.name.clone(),
-            level: self.job.level.name.clone(),
-            started: crate::cell::now(),
-            launcher: std::process::id() as i32,
-            uid: leased.then_some(agent.uid.as_raw()),
-            cgroups: plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id)).unwrap_or_default(),
-            directories: plan.root.is_none(),
-        }
-    }
-
-    fn way(&self) -> Option<&Way> {
-        self.secret.as_ref().and_then(|secret| self.job.agent.value.way(secret.expose()))
-    }
-
-    fn filling(&self, outputs: &Option<Outputs>, agent: Ids) -> Filling<'_> {
-        Filling {
-            source: self.copy_in.as_ref().map(OwnedFd::as_fd),
-            kept: self.kept.as_ref().map(|kept| kept.directory.fd.as_fd()),
-            keep_base: outputs.as_ref().is_some_and(Outputs::needs_base),
-            owner: (agent != self.launcher).then_some(agent),
-            bounds: bounds(&self.job.level.value.limits),
-        }
-    }
-
-    fn launch(
-        &self,
-        plan: &Plan,
-        prepared: Prepared,
-        outputs: &mut Option<Outputs>,
-        terminal: &mut Option<Terminal>,
-    ) -> Result<Finished> {
-        let Prepared { cell, mut places, files, agent, mut lease } = prepared;
-        if let (None, Some(kept)) = (&plan.root, &self.kept) {
-            places.work.clone_from(&kept.directory.path);
-        }
-        let cannot =
-            |what: &'static str| move |errno: Errno| Error::new(what, errno).hint("raise the limit on open files");
-        let (ours, theirs) = Channel::pair().map_err(cannot("open a channel to the cell"))?;
-        let (exec_read, exec_write) = pipe2(OFlag::O_CLOEXEC).map_err(cannot("open a pipe to the cell"))?;
-        let (stdio, relays) = self.streams(plan, terminal.is_some())?;
-        let credential = self.credential_pipe(plan)?;
-        let command = Command {
-            program: c_string(plan.program.as_os_str()),
-            arguments: plan.arguments.iter().map(|text| c_string(&resolve(text, &places))).collect(),
-            environment: self.environment(plan, &places),
-            stdio,
-            credential,
-            exec_failed: exec_write,
-        };
-        let tree = plan.root.as_ref().map(|root| Tree {
-            root,
-            at: &cell.path,
-            files: &files,
-            workspace: self.kept.as_ref().map(|kept| &kept.directory),
-            agent,
-            launcher: self.launcher,
-        });
-        let confinement = Confinement {
-            plan,
-            places: &places,
-            launcher: self.launcher,
-            agent,
-            hand_out: tree.is_some() && outputs.as_ref().is_some_and(Outputs::any),
-            tree,
-            work: self.kept.as_ref().map(|kept| kept.directory.fd.as_fd()).filter(|_| plan.root.is_none()),
-            filling: self.filling(outputs, agent),
-            filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
-            rehearsal: self.rehearsal,
-            terminal: terminal.is_some(),
-            channel: theirs,
-            command,
-        };
-        if !plan.namespaces.pid {
-            // Orphans of the agent come to us (gVisor has no such thing: there the UID ends them).
-            let _ = prctl::set_child_subreaper(true);
-        }
-        let cloned = Instant::now();
-        lease.iter_mut().for_each(Lease::use_it);
-        let child = match fork_into(clone_flags(&plan.namespaces)) {
-            Ok(Fork::Child) => {
-                // Init would keep them open: it must see the launcher's end of the channel close.
-                drop((ours, exec_read, relays));
-                confinement.start()
-            }
-            Ok(Fork::Parent(child)) => child,
-            Err(errno) => return Ok(self.not_cloned(cell, lease, errno)),
-        };
-        drop(confinement);
-        self.progress.stage(Stage::Cloned, || format!("pid {child}"));
-        let mut watch = Watch {
-            child,
-            has_init: plan.namespaces.pid,
-            channel: ours,
-            exec_failed: Some(File::from(exec_read)),
-            signals: &self.signals,
-            deadline: Instant::now().checked_add(plan.timeout),
-            grace: plan.grace,
-            relays,
-            terminal: terminal.take(),
-            top: None,
-            started: None,
-        };
-        let (cgroup, refused) = self.let_go(plan, &cell, &watch);
-        let outcome = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
-        let outcome = outcome.map_err(|errno| {
-            let _ = kill(child, Signal::SIGKILL);
-            self.end_all(plan, lease.as_ref());
-            let _ = waitpid(child, None);
-            Error::new("watch the agent", errno)
-        })?;
-        let outcome = refused.map_or(outcome, Outcome::Failed);
-        let ended = Instant::now();
-        self.progress.stage(Stage::Ended, || format!("{outcome:?}"));
-        let peak = cgroup.as_ref().and_then(Cgroup::peak);
-        drop(cgroup);
-        let dead = self.end_all(plan, lease.as_ref());
-        self.progress.stage(Stage::Killed, || "every process is dead".into());
-        let outcome = match (outcome, watch.drain()) {
-            (Outcome::Ran(_), Some(not_in_force)) => Outcome::Ran(not_in_force),
-            (outcome, _) => outcome,
-        };
-        let error = self.write_outputs(&outcome, outputs, &watch, &cell);
-        let timings = Timings {
-            prepare: micros(self.started, cloned),
-            enter: watch.started.map_or(0, |started| micros(cloned, started)),
-            run: watch.started.map_or(0, |started| micros(started, ended)),
-            wipe: 0,
-        };
-        *terminal = watch.terminal.take();
-        drop(watch);
-        let id = cell.id.clone();
-        let mut wiped = cell.wipe();
-        if !dead {
-            wiped.left.push(crate::wipe::Left {
-                name: "processes".into(),
-                why: "they do not end; run `oubliette sweep`".into(),
-            });
-        }
-        if let Some(lease) = lease.filter(|_| dead && wiped.left.is_empty()) {
-            lease.release();
-        }
-        self.progress.stage(Stage::Wiped, || format!("{} files removed", wiped.files));
-        let usage = usage(peak);
-        Ok(Finished {
-            cell: id,
-            outcome,
-            error,
-            timings: Timings { wipe: micros(ended, Instant::now()), ..timings },
-            usage,
-            wiped,
-        })
-    }
-
-    /// Puts the child into its cgroup while it makes its mounts, then lets it go on.
-    fn let_go(&self, plan: &Plan, cell: &Cell, watch: &Watch<'_>) -> (Option<Cgroup>, Option<Failure>) {
-        let mut refused = None;
-        let cgroup = plan.cgroup.as_ref().and_then(|cgroups| {
-            let made = Cgroup::create(cgroups, &cell.id, &plan.limits);
-            match made.and_then(|cgroup| cgroup.attach(watch.child).map(|()| cgroup)) {
-                Ok(cgroup) => Some(cgroup),
-                Err(failure) => {
-                    refused = Some(failure);
-                    None
-                }
-            }
-        });
-        let asked = self.signals.asked_to_end();
-        if refused.is_some() || asked.is_some() {
-            let _ = kill(watch.child, Signal::SIGKILL);
-            refused = refused
-                .or(asked.map(|signal| Failure::plain(Errno::EINTR, &format!("start the agent after {signal}"))));
-        } else {
-            let _ = watch.channel.send(b"g", None);
-        }
-        (cgroup, refused)
-    }
-
-    /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.
-    fn end_all(&self, plan: &Plan, lease: Option<&Lease>) -> bool {
-        if plan.namespaces.pid {
-            return true;
-        }
-        let by_uid = lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()));
-        end_orphans() && by_uid
-    }
-
-    fn write_outputs(
-        &self,
-        outcome: &Outcome,
-        outputs: &mut Option<Outputs>,
-        watch: &Watch<'_>,
-        cell: &Cell,
-    ) -> Option<Error> {
-        if !matches!(outcome, Outcome::Ran(Ended::Exited(_) | Ended::Signaled(_) | Ended::Deadline)) {
-            return None;
-        }
-        let outputs = outputs.take().filter(Outputs::any)?;
-        let top = watch.top.as_ref().map_or(cell.dir(), OwnedFd::as_fd);
-        let kept: Option<BorrowedFd<'_>> = self.kept.as_ref().map(|kept| kept.directory.fd.as_fd());
-        outputs.write(top, kept, &bounds(&self.job.level.value.limits)).err()
-    }
-
-    fn not_cloned(&self, cell: Cell, lease: Option<Lease>, errno: Errno) -> Finished {
-        let id = cell.id.clone();
-        let wiped = cell.wipe();
-        if let Some(lease) = lease {
-            lease.release();
-        }
-        let failure = Failure::at(crate::host::Step::Clone, errno, "clone into new namespaces");
-        Finished {
-            cell: id,
-            outcome: Outcome::Failed(failure),
-            error: None,
-            timings: Timings::default(),
-            usage: Usage::default(),
-            wiped,
-        }
-    }
-
-    /// The agent's standard streams, and the pipes that are looked at on their way.
-    fn streams(&self, plan: &Plan, terminal: bool) -> Result<(Stdio, Vec<Relay>)> {
-        let request = &self.job.request;
-        let mut relays = Vec::new();
-        if self.rehearsal {
-            return Ok((Stdio([Stream::Inherit, Stream::Inherit, Stream::Inherit]), relays));
-        }
-        let check = plan.check.clone().unwrap_or_default();
-        let own =
-            |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| Error::new("copy a standard stream", error));
-        let mut piped = |to: OwnedFd, check: Check| -> Result<Stream> {
-            let (read, write) =
-                pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::new("open a pipe to the agent", errno))?;
-            relays.push(Relay::new(read, to, check));
-            Ok(Stream::To(write))
-        };
-        let stdin = match request.credential {
-            Some(SecretSource::Stdin) => Stream::To(null()?),
-            _ if terminal => Stream::Terminal,
-            _ => Stream::Inherit,
-        };
-        let event = check.init_event.filter(|event| streams_events(&request.command, &event.argument));
-        let to_stderr = request.export == Some(Export::Stdout);
-        let stdout = match (event, &plan.settings) {
-            (Some(event), Some(rendered)) => {
-                let to = if to_stderr { own(std::io::stderr().as_fd())? } else { own(std::io::stdout().as_fd())? };
-                piped(to, Check::Event { event, expected: Box::new(rendered.clone()), seen: false, line: Vec::new() })?
-            }
-            _ if to_stderr => Stream::To(own(std::io::stderr().as_fd())?),
-            _ if terminal => Stream::Terminal,
-            _ => Stream::Inherit,
-        };
-        let stderr = match check.stderr {
-            texts if !texts.is_empty() => {
-                piped(own(std::io::stderr().as_fd())?, Check::Texts { texts, tail: Vec::new() })?
-            }
-            _ if terminal && std::io::IsTerminal::is_terminal(&std::io::stderr()) => Stream::Terminal,
-            _ => Stream::Inherit,
-        };
-        Ok((Stdio([stdin, stdout, stderr]), relays))
-    }
-
-    /// A pipe that holds the credential and whose other end is closed: read once, it is gone.
-    fn credential_pipe(&self, plan: &Plan) -> Result<Option<OwnedFd>> {
-        let Some(secret) = self.secret.as_ref().filter(|_| plan.credential != Credential::None) else {
-            return Ok(None);
-        };
-        let failed = |error: std::io::Error| Error::new("hand the credential over", error);
-        let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
-        File::from(write).write_all(secret.expose()).map_err(failed)?;
-        Ok(Some(read))
-    }
-
-    fn environment(&self, plan: &Plan, places: &Places) -> Vec<CString> {
-        let mut all: Vec<(OsString, OsString)> =
-            plan.environment.iter().map(|(name, text)| (name.clone(), resolve(text, places))).collect();
-        if let Some(way) = self.way() {
-            all.push((way.descriptor.clone().into(), CREDENTIAL_FD.to_string().into()));
-        }
-        all.into_iter()
-            .map(|(mut name, value)| {
-                name.push("=");
-                name.push(value);
-                c_string(&name)
-            })
-            .collect()
-    }
-}
-
-/// What an attempt has made before the clone.
-struct Prepared {
-    cell: Cell,
-    places: Places,
-    files: Vec<CellFile>,
-    agent: Ids,
-    lease: Option<Lease>,
-}
-
 fn take_signals() -> Result<Signals> {
     Signals::block().map_err(|errno| Error::new("take signals", errno).hint("raise the limit on open files"))
 }
 
 /// A layer that is missing is named before the agent starts.
-fn tell_degraded(progress: &Progress, plan: &Plan) {
-    let missing: Vec<String> = plan.degraded().map(|(layer, why, _)| format!("{layer} ({why})")).collect();
+fn tell_degraded(progress: &Progress, plan: &Plan, told: &mut Vec<Layer>) {
+    // A second plan may do without what the first one gave a layer up for.
+    let (regained, kept) = told.iter().partition::<Vec<Layer>, _>(|layer| plan.enforces(**layer));
+    *told = kept;
+    if !regained.is_empty() {
+        let names: Vec<&str> = regained.iter().map(|layer| layer.name()).collect();
+        progress.note(&format!("enforced after all: {}", names.join(", ")));
+    }
+    let mut missing: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (layer, why, _) in plan.degraded() {
+        if told.contains(&layer) {
+            continue;
+        }
+        told.push(layer);
+        match missing.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, layers)) => layers.push(layer.name()),
+            None => missing.push((why, vec![layer.name()])),
+        }
+    }
+    let missing: Vec<String> = missing.iter().map(|(why, layers)| format!("{} ({why})", layers.join(", "))).collect();
     if !missing.is_empty() {
-        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join(", ")));
+        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join("; ")));
     }
 }
 
@@ -517,14 +164,9 @@ fn hide_launcher() -> Result<()> {
 
 /// A directory that the caller left open as a standard stream would lead out of every namespace.
 fn check_standard_streams() -> Result<()> {
-    let streams = [
-        std::io::stdin().as_fd().try_clone_to_owned(),
-        std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned(),
-    ];
+    let streams = [fstat(std::io::stdin()), fstat(std::io::stdout()), fstat(std::io::stderr())];
     for (number, stream) in streams.into_iter().enumerate() {
-        let is_directory = stream.is_ok_and(|fd| File::from(fd).metadata().is_ok_and(|meta| meta.is_dir()));
-        if is_directory {
+        if stream.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR) {
             return Err(Error::new(format!("hand descriptor {number} to the agent"), "it is a directory")
                 .hint("redirect it to a file or a pipe"));
         }
@@ -549,131 +191,4 @@ fn open_report(number: i32) -> Result<File> {
             .hint("open it for writing, as in `--report-fd 3 3>report.json`"));
     }
     Ok(file)
-}
-
-/// Whether the command asks for the event stream, before `--`.
-fn streams_events(command: &[OsString], argument: &str) -> bool {
-    let own = command.iter().take_while(|word| word.as_bytes() != b"--");
-    own.map(|word| word.to_string_lossy()).any(|word| word == argument || word.ends_with(&format!("={argument}")))
-}
-
-fn null() -> Result<OwnedFd> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map(OwnedFd::from)
-        .map_err(|error| Error::new("open /dev/null", error))
-}
-
-/// What a text of the plan is in this cell.
-fn resolve(text: &Text, places: &Places) -> OsString {
-    match text {
-        Text::Plain(text) | Text::Hidden(text) => text.clone(),
-        Text::Template(text) => expand(text, places).into(),
-    }
-}
-
-/// The request was checked for NUL bytes, and the kernel gives none.
-fn c_string(text: &OsStr) -> CString {
-    let bytes = OsString::from(text).into_vec();
-    CString::new(bytes).unwrap_or_default()
-}
-
-fn micros(from: Instant, to: Instant) -> u64 {
-    to.saturating_duration_since(from).as_micros() as u64
-}
-
-fn usage(peak_cell: Option<u64>) -> Usage {
-    use nix::sys::resource::{UsageWho, getrusage};
-    use nix::sys::time::TimeValLike;
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage { peak_cell, ..Usage::default() } };
-    let micros = |time: nix::sys::time::TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
-    Usage {
-        user: micros(usage.user_time()),
-        system: micros(usage.system_time()),
-        peak_process: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
-        peak_cell,
-    }
-}
-
-/// Messages, report and status.
-fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) -> Result<Exit> {
-    let Finished { cell, outcome, error, timings, usage, wiped } = finished;
-    let (ended, failure) = match outcome {
-        Outcome::Ran(ended) => (ended, None),
-        Outcome::Failed(failure) => {
-            (Ended::NotConfined(format!("cannot {}: {}", failure.action, failure.errno.desc())), Some(failure))
-        }
-    };
-    let left: Vec<Leftover> = wiped.left.into_iter().map(Leftover::from).collect();
-    for Leftover { name, why } in &left {
-        say(&format!("cannot remove {name}: {why}"));
-    }
-    let error = error.or(failure.map(not_confined)).or(explain_end(&ended, plan));
-    let status =
-        if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
-    if let Some(mut file) = report {
-        let report = Report {
-            version: 1,
-            cell,
-            user: job.request.user.to_string(),
-            agent: job.agent.name.clone(),
-            level: job.level.name.clone(),
-            layers: plan.layers.clone(),
-            classes: plan.classes.clone(),
-            outcome: ended,
-            status: status.status(),
-            error: error.as_ref().map(ToString::to_string),
-            timings,
-            usage,
-            left,
-        };
-        let mut text = serde_json::to_vec(&report).unwrap_or_default();
-        text.push(b'\n');
-        if let Err(error) = file.write_all(&text) {
-            say(&Error::new("write the report", error).to_string());
-        }
-    }
-    match error {
-        Some(error) => Err(error.exit(status)),
-        None => Ok(status),
-    }
-}
-
-fn not_confined(failure: Failure) -> Error {
-    if failure.errno == Errno::EINTR {
-        return Error::new(failure.action, "the launcher was told to end")
-            .hint("nothing of it is left; start it again");
-    }
-    if failure.errno == Errno::UnknownErrno {
-        return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
-    }
-    Error::new(failure.action, failure.errno).hint("`oubliette doctor` says what this host offers")
-}
-
-/// Ends that people need a sentence for.
-fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
-    let program = plan.program.display();
-    match ended {
-        Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) => None,
-        Ended::Deadline => Some(
-            Error::new(format!("let {program} go on"), format!("its {} are over", crate::policy::Time(plan.timeout)))
-                .hint("give it more with --timeout"),
-        ),
-        Ended::NotExecuted(why) => {
-            let hint = if why == Errno::EAGAIN.desc() {
-                "raise the limit on processes (ulimit -u), or wait for some to end"
-            } else if plan.enforces(Layer::Root) || plan.enforces(Layer::LandlockFs) {
-                "`oubliette explain` says what the cell shows of the host"
-            } else {
-                "check that the agent's UID may execute it"
-            };
-            Some(Error::new(format!("execute {program}"), why.as_str()).hint(hint))
-        }
-        Ended::LevelNotInForce(why) => Some(
-            Error::new("trust the agent", format!("its level is not in force: {why}"))
-                .hint("use a version of the agent that this version of oubliette was tested with"),
-        ),
-    }
 }

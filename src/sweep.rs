@@ -2,6 +2,7 @@
 //! age decides.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::report::Leftover;
 use crate::state::State;
 use crate::sys;
+use crate::tree::printable;
 use crate::uids;
 use crate::wipe::wipe;
 
@@ -52,55 +54,68 @@ pub struct Live {
 /// The state directory cannot be read.
 pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
     let mut swept = Swept::default();
+    // UIDs of cells that are not gone: another run under such a UID would own what is left of them.
+    let mut owners = BTreeSet::new();
     for name in names(state)? {
-        match look(state.cells.as_fd(), &name) {
-            Ok(Found::Live(_)) => swept.live += 1,
+        let text = printable(name.as_bytes());
+        let left = match look(state.cells.as_fd(), &name) {
+            Ok(Found::Live(_)) => {
+                swept.live += 1;
+                continue;
+            }
+            Err(Errno::ENOENT) => continue,
+            Ok(Found::Dead(_)) | Err(Errno::ELOOP | Errno::ENOTDIR) if dry_run => Vec::new(),
             Ok(Found::Dead(lock)) => {
-                let text = name.to_string_lossy().into_owned();
-                let left = if dry_run { Vec::new() } else { finish(state, &name, lock.as_fd()) };
-                if left.is_empty() {
-                    swept.removed.push(text);
-                }
-                swept.left.extend(left);
+                let record = read_record(lock.as_fd());
+                let left = finish(state, &name, lock.as_fd(), record.as_ref());
+                owners.extend(record.and_then(|record| record.uid).filter(|_| !left.is_empty()));
+                left
             }
-            Err(Errno::ENOENT) => {}
             // A link or a file under the name of a cell is nobody's cell: the name goes, what it leads to stays.
-            Err(Errno::ELOOP | Errno::ENOTDIR) if !dry_run => drop(wipe(state.cells.as_fd(), &name)),
-            Err(errno) => {
-                swept.left.push(Leftover { name: name.to_string_lossy().into_owned(), why: errno.desc().into() })
-            }
+            Err(Errno::ELOOP | Errno::ENOTDIR) => wiped(state, &name),
+            Err(errno) => vec![Leftover { name: text.clone(), why: errno.desc().into() }],
+        };
+        if left.is_empty() {
+            swept.removed.push(text);
         }
+        swept.left.extend(left);
     }
-    if nix::unistd::geteuid().is_root() {
-        (swept.freed_uids, _) = uids::sweep(state, dry_run)?;
+    if nix::unistd::geteuid().is_root() && !dry_run {
+        swept.freed_uids = uids::sweep(state, &owners)?;
     }
     Ok(swept)
 }
 
 /// Processes first: a live one would go on writing.
-fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>) -> Vec<Leftover> {
-    let record = read_record(cell);
+fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>, record: Option<&Record>) -> Vec<Leftover> {
     let mut left = Vec::new();
     let mut leave = |name: String, why: &str| left.push(Leftover { name, why: why.to_owned() });
-    if let Some(record) = &record {
+    if let Some(record) = record {
         for directory in record.cgroups.iter().filter(|path| ours(path, name)) {
             if directory.exists() && !cgroup::remove(directory) {
                 leave(directory.display().to_string(), "its processes do not end");
             }
         }
         if let Some(uid) = record.uid.filter(|_| nix::unistd::geteuid().is_root())
-            && !uids::kill_dead(state, uid)
+            && !uids::end(state, uid)
         {
             leave(format!("processes of uid {uid}"), "they do not end");
         }
     }
-    kill_inside(state, name);
+    // With a PID namespace they died with the launcher.
+    if record.is_none_or(|record| !record.pid_namespace) && !kill_inside(state, name) {
+        leave(format!("processes of cell {}", printable(name.as_bytes())), "they do not end");
+    }
     if !left.is_empty() {
         return left;
     }
     if record.is_some_and(|record| record.directories) {
         zero_dead(cell);
     }
+    wiped(state, name)
+}
+
+fn wiped(state: &State, name: &OsStr) -> Vec<Leftover> {
     wipe(state.cells.as_fd(), name).left.into_iter().map(Leftover::from).collect()
 }
 
@@ -112,21 +127,41 @@ fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
         && !path.components().any(|c| c == std::path::Component::ParentDir)
 }
 
-/// Where there was neither a PID namespace nor a UID of its own: processes whose working directory, program or
-/// environment still names the cell. Its name is 128 random bits, so nothing else does.
-fn kill_inside(state: &State, name: &OsStr) {
-    let path = state.path.join("cells").join(name);
-    let me = Pid::this().as_raw();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse::<i32>().ok()) else { continue };
-        let proc = entry.path();
-        let link = |file: &str| std::fs::read_link(proc.join(file)).is_ok_and(|target| target.starts_with(&path));
-        let environ = || std::fs::read(proc.join("environ")).unwrap_or_default();
-        let named = |text: &[u8]| text.windows(name.len()).any(|window| window == name.as_bytes());
-        if pid != me && pid > 1 && (link("cwd") || link("exe") || link("root") || named(&environ())) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+/// Where there was neither a PID namespace nor a UID of its own: processes whose working directory, program,
+/// environment or mounts still name the cell. Its name is 128 random bits, so nothing else does; a directory of any
+/// other name is no cell, and may be called like what every process has in its environment. Gives whether none is
+/// left.
+fn kill_inside(state: &State, name: &OsStr) -> bool {
+    if !crate::cell::is_id(name) {
+        return true;
     }
+    let path = state.path.join("cells").join(name);
+    // Until a whole look finds none: one may have forked while its parent was looked at.
+    (0..100).any(|_| {
+        let found = inside(&path, name);
+        for pid in &found {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        if !found.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        found.is_empty()
+    })
+}
+
+fn inside(path: &std::path::Path, name: &OsStr) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<i32>().ok()?, entry.path())));
+    let inside = |proc: &std::path::Path| {
+        let link = |file: &str| std::fs::read_link(proc.join(file)).is_ok_and(|target| target.starts_with(path));
+        let named = |file: &str| {
+            let text = std::fs::read(proc.join(file)).unwrap_or_default();
+            text.windows(name.len()).any(|window| window == name.as_bytes())
+        };
+        link("cwd") || link("exe") || link("root") || named("environ") || named("mountinfo")
+    };
+    let others = pids.filter(|(pid, proc)| *pid != Pid::this().as_raw() && *pid > 1 && inside(proc));
+    others.map(|(pid, _)| Pid::from_raw(pid)).collect()
 }
 
 /// Live cells, the oldest first.
@@ -158,6 +193,11 @@ fn names(state: &State) -> Result<Vec<OsString>> {
 /// No such cell, more than one, or it does not end.
 pub fn end(state: &State, cell: &str) -> Result<()> {
     let object = format!("end cell {}", cell.escape_debug());
+    if cell.is_empty() {
+        return Err(
+            Error::new(object, "an empty name is that of every cell").hint("`oubliette ps` lists the live cells")
+        );
+    }
     let mut matching = list(state)?.into_iter().filter(|live| live.cell.starts_with(cell)).collect::<Vec<_>>();
     let (Some(live), true) = (matching.pop(), matching.is_empty()) else {
         let why = if matching.is_empty() { "there is no such live cell" } else { "more than one begins like this" };
@@ -174,10 +214,10 @@ pub fn end(state: &State, cell: &str) -> Result<()> {
     // The policy's grace period is at most what the launcher takes; twice asked it ends at once.
     for (signal, patience) in [(Signal::SIGTERM, 30), (Signal::SIGKILL, 10), (Signal::SIGKILL, 10)] {
         if gone(state, &live.cell, Duration::from_secs(patience)) {
-            return Ok(());
+            // A launcher that was killed has not wiped it.
+            return sweep(state, false).map(drop);
         }
         let _ = launcher.signal(signal);
-        sweep(state, false)?;
     }
     Err(Error::new(object, "it does not end").hint("`oubliette sweep` says what is left of it"))
 }

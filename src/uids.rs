@@ -1,12 +1,15 @@
 //! Leases of UIDs: each run of root's has one that no other live run has.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -25,7 +28,7 @@ pub struct Lease {
     /// The UID.
     pub uid: Uid,
     /// A process runs under it, or may.
-    in_use: bool,
+    in_use: Cell<bool>,
     leases: OwnedFd,
     _lock: Flock<OwnedFd>,
 }
@@ -49,10 +52,14 @@ impl Lease {
         let drawn = crate::sys::random::bytes().map(u32::from_ne_bytes);
         let start =
             drawn.map_err(|errno| Error::new("lease a UID", errno).hint("use a kernel with getrandom(2)"))? % count;
-        for step in 0..count {
+        // One that a dead run has marked may own what is left of its cell: only where there is no other.
+        for (marked, step) in [false, true].into_iter().flat_map(|marked| (0..count).map(move |step| (marked, step))) {
             let uid = range.first + (start + step) % count;
-            match try_take(&leases, uid) {
-                Ok(Some(lock)) => return Ok(Lease { uid: Uid::from_raw(uid), in_use: false, leases, _lock: lock }),
+            let taken = if marked { try_take(&leases, uid) } else { try_take_new(&leases, uid) };
+            match taken {
+                Ok(Some(lock)) => {
+                    return Ok(Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, _lock: lock });
+                }
                 Ok(None) => {}
                 Err(errno) => {
                     return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
@@ -66,20 +73,23 @@ impl Lease {
         .hint("run `oubliette sweep`, wait for a run to end, or name a larger range with --uid-range"))
     }
 
-    /// Takes this UID: that of a user's workspace, whose lock the run holds.
+    /// Takes the UID that is bound to a workspace, for as long as a run uses that: `sweep` ends what has a UID that no
+    /// live run has.
     ///
     /// # Errors
     /// A live run has it, or the leases cannot be written.
-    pub fn exact(state: &State, uid: Uid) -> Result<Lease> {
+    pub fn bound(state: &State, uid: Uid) -> Result<Lease> {
         let leases = state.leases()?;
-        let failed = |cause: &str| {
-            Error::new(format!("lease UID {uid}"), cause)
-                .hint("run `oubliette sweep`, or wait for the other run to end")
-        };
-        match try_take(&leases, uid.as_raw()) {
-            Ok(Some(lock)) => Ok(Lease { uid, in_use: false, leases, _lock: lock }),
-            Ok(None) => Err(failed("a live run has it, or what a dead one left does not end")),
-            Err(errno) => Err(failed(errno.desc())),
+        let object = format!("lease UID {uid} of the user's workspace");
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            match try_take(&leases, uid.as_raw()) {
+                Ok(Some(lock)) => return Ok(Lease { uid, in_use: Cell::new(false), leases, _lock: lock }),
+                // A sweep may have it for a moment.
+                Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) => return Err(Error::new(object, "another run has it").hint("wait for that run to end")),
+                Err(errno) => return Err(Error::new(object, errno).hint("make the state directory writable")),
+            }
         }
     }
 
@@ -89,74 +99,66 @@ impl Lease {
     }
 
     /// Gives the UID back. Comes after nothing runs under it any more.
-    pub fn release(mut self) {
-        self.in_use = false;
+    pub fn release(self) {
+        self.in_use.set(false);
     }
 
     /// From here on something runs under it.
-    pub fn use_it(&mut self) {
-        self.in_use = true;
+    pub fn use_it(&self) {
+        self.in_use.set(true);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.in_use {
+        if !self.in_use.get() {
             let _ = unlinkat(&self.leases, self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
 
-/// The lock of a UID; nothing when a live run has it.
+const LEASE: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// The lock of a UID that nobody has marked.
+fn try_take_new(leases: &OwnedFd, uid: u32) -> Result<Option<Flock<OwnedFd>>, Errno> {
+    let flags = LEASE | OFlag::O_CREAT | OFlag::O_EXCL;
+    match openat(leases, uid.to_string().as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(file) => lock(file),
+        Err(Errno::EEXIST) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The lock of a UID; nothing when a live run has it. A run that was killed left its mark: what it left running would
+/// be the next one's equal, so it is ended first.
 fn try_take(leases: &OwnedFd, uid: u32) -> Result<Option<Flock<OwnedFd>>, Errno> {
-    let name = uid.to_string();
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    loop {
-        let new = openat(leases, name.as_str(), flags | OFlag::O_CREAT | OFlag::O_EXCL, Mode::S_IRUSR | Mode::S_IWUSR);
-        let (file, fresh) = match new {
-            Ok(file) => (file, true),
-            Err(Errno::EEXIST) => match openat(leases, name.as_str(), flags, Mode::empty()) {
-                Ok(file) => (file, false),
-                Err(Errno::ENOENT) => continue,
-                Err(errno) => return Err(errno),
-            },
-            Err(errno) => return Err(errno),
-        };
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, errno)) => return Err(errno),
-        };
-        // Released between our open and our lock: the name may already be another file's.
-        if fstat(&*lock).is_ok_and(|stat| stat.st_nlink == 0) {
-            continue;
-        }
-        // A run that was killed left it: what it left running would be the next one's equal.
-        return Ok((fresh || kill_all(uid)).then_some(lock));
+    if let Some(lock) = try_take_new(leases, uid)? {
+        return Ok(Some(lock));
+    }
+    match openat(leases, uid.to_string().as_str(), LEASE, Mode::empty()) {
+        Ok(file) => Ok(lock(file)?.filter(|_| kill_all(uid))),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
-/// Ends what a dead run has left under its UID. A live run that has the UID by now has seen to that itself, before it
-/// took it, and is not touched. Gives whether nothing of the dead one is left.
-pub fn kill_dead(state: &State, uid: u32) -> bool {
-    let Ok(leases) = state.leases() else { return false };
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_CREAT;
-    let Ok(file) = openat(&leases, uid.to_string().as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) else {
-        return false;
-    };
+fn lock(file: OwnedFd) -> Result<Option<Flock<OwnedFd>>, Errno> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(_held) => kill_all(uid),
-        Err((_, errno)) => errno == Errno::EWOULDBLOCK,
+        // Released between our open and our lock: the name may already be another file's.
+        Ok(lock) => Ok(Some(lock).filter(|lock| fstat(&**lock).is_ok_and(|stat| stat.st_nlink > 0))),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno),
     }
 }
 
-/// UIDs below this are the system's. `kill(-1)` under one of them would end the host.
+/// UIDs below this are the system's.
 const FIRST: u32 = 1000;
 
-/// Ends every process of a UID. Gives whether none is left.
+/// Ends every process of a UID. Gives whether none is left. Never those of the system or of the caller, whatever a file
+/// says that names them: no run has such a UID, and `kill(-1)` would end the host.
 pub fn kill_all(uid: u32) -> bool {
-    if uid < FIRST {
-        return false;
+    if uid < FIRST || uid == nix::unistd::geteuid().as_raw() {
+        return true;
     }
     let ids = Ids { uid: Uid::from_raw(uid), gid: gid_of(uid) };
     match fork_into(CloneFlags::empty()) {
@@ -164,55 +166,80 @@ pub fn kill_all(uid: u32) -> bool {
             let gone = become_run(ids).is_ok() && kill_own();
             exit_now(i32::from(!gone));
         }
+        // Orphans of the agent that come to us are reaped here, too: a dead process counts until then.
         Ok(Fork::Parent(child)) => loop {
-            match waitpid(child, None) {
-                Err(Errno::EINTR) => {}
-                other => return matches!(other, Ok(WaitStatus::Exited(_, 0))),
+            match waitpid(None, None) {
+                Ok(status) if status.pid() == Some(child) => return matches!(status, WaitStatus::Exited(_, 0)),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return false,
             }
         },
         Err(_) => false,
     }
 }
 
-/// `kill(-1)` reaches what this UID may signal, without itself and init: ESRCH when nothing is left. It needs neither
-/// /proc nor pidfds, which gVisor lacks, and no process can fork away from it for ever.
+/// `kill(-1)` reaches what this UID may signal, without itself and init, and no process can fork away from it for ever.
+/// Its answer tells nothing: with other users' processes about it is 0 even when none could be signalled. Whether one
+/// is left a limit of two processes tells, which leaves room for one fork. Neither needs /proc or pidfds, which gVisor
+/// lacks.
 fn kill_own() -> bool {
+    if setrlimit(Resource::RLIMIT_NPROC, 2, 2).is_err() {
+        return false;
+    }
     for _ in 0..2000 {
-        if kill(Pid::from_raw(-1), Signal::SIGKILL) == Err(Errno::ESRCH) {
-            return true;
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        match fork_into(CloneFlags::empty()) {
+            Ok(Fork::Child) => exit_now(0),
+            Ok(Fork::Parent(child)) => return waitpid(child, None).is_ok(),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
     false
 }
 
-/// Frees what killed runs left marked; gives the UIDs that are free again, and those that are not.
+/// Ends what a dead run left running under its UID. Where no lease says that a run had it, nothing does; where a live
+/// run has it by now, that one has ended it before it began. Gives whether none is left.
+pub fn end(state: &State, uid: u32) -> bool {
+    let Ok(leases) = state.leases() else { return false };
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        match openat(&leases, uid.to_string().as_str(), LEASE, Mode::empty()) {
+            Err(Errno::ENOENT) => return true,
+            Err(_) => return false,
+            Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(_lock) => return kill_all(uid),
+                // Another sweep has it for a moment, a live run for longer.
+                Err((_, Errno::EWOULDBLOCK)) if Instant::now() > until => return true,
+                Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(Duration::from_millis(5)),
+                Err(_) => return false,
+            },
+        }
+    }
+}
+
+/// Frees what killed runs left marked, except the UIDs whose cells are not gone; gives those that are free again.
 ///
 /// # Errors
 /// The leases cannot be read.
-pub fn sweep(state: &State, dry_run: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
     let leases = state.leases()?;
     let failed = |errno: Errno| Error::new("read the UID leases", errno).hint("run it as root");
-    let (mut freed, mut stuck) = (Vec::new(), Vec::new());
+    let mut freed = Vec::new();
     for entry in crate::tree::entries(leases.as_fd()).map_err(failed)?.iter().flatten() {
         let Some(uid) = entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        if dry_run {
+        if except.contains(&uid) {
             continue;
         }
-        match try_take(&leases, uid) {
-            Ok(Some(lock)) => {
-                Lease {
-                    uid: Uid::from_raw(uid),
-                    in_use: false,
-                    leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
-                    _lock: lock,
-                }
-                .release();
-                freed.push(uid);
+        if let Ok(Some(lock)) = try_take(&leases, uid) {
+            Lease {
+                uid: Uid::from_raw(uid),
+                in_use: Cell::new(false),
+                leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
+                _lock: lock,
             }
-            Ok(None) => stuck.push(uid),
-            Err(_) => {}
+            .release();
+            freed.push(uid);
         }
     }
-    Ok((freed, stuck))
+    Ok(freed)
 }

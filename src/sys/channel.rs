@@ -86,6 +86,21 @@ impl Channel {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_an_end_that_did_not_listen_are_heard() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(b"g", None).unwrap();
+        b.send(b"failed", None).unwrap();
+        drop(b);
+        assert_eq!(a.receive().unwrap().unwrap().bytes, b"failed");
+        assert!(a.receive().unwrap().is_none());
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

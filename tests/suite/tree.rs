@@ -42,6 +42,7 @@ fn root() -> bool {
 }
 
 /// Runs `work` in a thread with the ids of another user: the raw calls change the calling thread alone.
+#[allow(unsafe_code, reason = "the safe calls change every thread of the process")]
 fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
     in_thread(move || {
         // SAFETY: plain calls on integers; the thread ends with `work`, so nothing needs the old ids back.

@@ -1,0 +1,382 @@
+//! One attempt at a launch: cell, clone, supervision, the end of every process, and the wipe.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
+
+use super::conclude::usage;
+use super::streams::{c_string, resolve};
+use crate::cell::{Cell, Record};
+use crate::confine::cgroup::Cgroup;
+use crate::confine::ids::Ids;
+use crate::confine::mounts::{CellFile, Tree};
+use crate::confine::{Command, Confinement, Failure, Places, clone_flags, seccomp};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::job::Job;
+use crate::plan::{Identity, Plan};
+use crate::progress::{Progress, Stage};
+use crate::report::{Timings, Usage};
+use crate::secret::Secret;
+use crate::state::State;
+use crate::supervise::relay::Relay;
+use crate::supervise::terminal::Terminal;
+use crate::supervise::{Ended, Outcome, Signals, Watch, end_orphans};
+use crate::sys::channel::Channel;
+use crate::sys::process::{Fork, fork_into};
+use crate::uids::{self, Lease};
+use crate::wipe::{Left, Wiped};
+use crate::workspace::{self, Filling, Kept, Outputs, bounds};
+
+/// Everything that is the same for every attempt at a launch.
+pub(super) struct Run<'a> {
+    pub job: &'a Job,
+    pub launcher: Ids,
+    pub state: State,
+    pub secret: Option<Secret>,
+    pub kept: Option<Kept>,
+    pub copy_in: Option<OwnedFd>,
+    pub signals: Signals,
+    pub progress: Progress,
+    pub started: Instant,
+    pub rehearsal: bool,
+}
+
+/// What a finished attempt came to.
+pub(super) struct Finished {
+    pub cell: String,
+    pub outcome: Outcome,
+    pub error: Option<Error>,
+    pub timings: Timings,
+    pub usage: Usage,
+    pub wiped: Wiped,
+}
+
+/// What an attempt has made before the clone.
+struct Prepared {
+    cell: Cell,
+    places: Places,
+    files: Vec<CellFile>,
+    agent: Ids,
+    lease: Option<Lease>,
+}
+
+/// The launcher's ends of what it shares with the child.
+struct Ends {
+    channel: Channel,
+    exec_failed: OwnedFd,
+    relays: Vec<Relay>,
+}
+
+/// A cloned child and what must be undone after it.
+struct Launched<'a> {
+    plan: &'a Plan,
+    cell: Cell,
+    lease: Option<Lease>,
+    watch: Watch<'a>,
+    cloned: Instant,
+}
+
+impl Run<'_> {
+    /// The plan on the host as it is known by now.
+    pub fn replan(&self, host: &crate::host::Host) -> Result<Plan, Box<crate::plan::Refusal>> {
+        Plan::new(&self.job.request, &self.job.level.value, &self.job.agent.value, host)
+    }
+
+    /// One launch, to the end of the run and the wipe; or to the step that this host does not offer.
+    pub fn attempt(
+        &self,
+        plan: &Plan,
+        outputs: &mut Option<Outputs>,
+        terminal: &mut Option<Terminal>,
+    ) -> Result<Finished> {
+        let lease = match (plan.identity, &self.kept) {
+            (Identity::PerRun(range), _) => Some(Lease::take(&self.state, range)?),
+            (Identity::Owner, Some(kept)) if kept.bound => Some(Lease::bound(&self.state, kept.owner.uid)?),
+            _ => None,
+        };
+        let agent = match (&lease, &self.kept, plan.identity) {
+            (_, Some(kept), Identity::Owner) => kept.owner,
+            (Some(lease), ..) => lease.ids(),
+            _ => self.launcher,
+        };
+        self.progress.stage(Stage::Leased, || format!("uid {}", agent.uid));
+        let mut cell = Cell::create(&self.state)?;
+        self.progress.stage(Stage::Created, || cell.path.display().to_string());
+        let mut places = match &plan.root {
+            Some(_) => Places::private(),
+            None => cell.lay_out(agent, self.launcher)?,
+        };
+        if let (None, Some(kept)) = (&plan.root, &self.kept) {
+            places.work.clone_from(&kept.directory.path);
+        }
+        cell.record(&self.record(plan, &cell, lease.as_ref()))?;
+        let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some());
+        if plan.root.is_none() {
+            cell.write(&files, agent, self.launcher)?;
+            let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
+            filled.map_err(|why| {
+                Error::new("fill the workspace", why).hint("see limits.disk and limits.files of the policy")
+            })?;
+        }
+        self.progress.stage(Stage::Written, || format!("{} files", files.len()));
+        let prepared = Prepared { cell, places, files, agent, lease };
+        match self.launch(plan, prepared, outputs, terminal)? {
+            Ok(launched) => self.follow(launched, outputs, terminal),
+            Err(finished) => Ok(*finished),
+        }
+    }
+
+    fn record(&self, plan: &Plan, cell: &Cell, lease: Option<&Lease>) -> Record {
+        Record {
+            user: self.job.request.user.to_string(),
+            agent: self.job.agent.name.clone(),
+            level: self.job.level.name.clone(),
+            started: crate::cell::now(),
+            launcher: std::process::id() as i32,
+            uid: lease.map(|lease| lease.uid.as_raw()),
+            cgroups: plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id)).unwrap_or_default(),
+            pid_namespace: plan.namespaces.pid,
+            directories: plan.root.is_none(),
+        }
+    }
+
+    fn filling(&self, outputs: &Option<Outputs>, agent: Ids) -> Filling<'_> {
+        Filling {
+            source: self.copy_in.as_ref().map(OwnedFd::as_fd),
+            kept: self.kept.as_ref().map(|kept| kept.directory.fd.as_fd()),
+            keep_base: outputs.as_ref().is_some_and(Outputs::needs_base),
+            owner: (agent != self.launcher).then_some(agent),
+            bounds: bounds(&self.job.level.value.limits),
+        }
+    }
+
+    /// Clones the child, which puts the plan into force and starts the agent. Gives the finished attempt where the
+    /// host grants no such clone.
+    fn launch<'a>(
+        &'a self,
+        plan: &'a Plan,
+        prepared: Prepared,
+        outputs: &Option<Outputs>,
+        terminal: &mut Option<Terminal>,
+    ) -> Result<Result<Launched<'a>, Box<Finished>>> {
+        let (confinement, ends) = self.confinement(plan, &prepared, outputs, terminal.is_some())?;
+        if !plan.namespaces.pid {
+            // Orphans of the agent come to us (gVisor has no such thing: there the UID ends them).
+            let _ = prctl::set_child_subreaper(true);
+        }
+        let cloned = Instant::now();
+        prepared.lease.iter().for_each(Lease::use_it);
+        let child = match fork_into(clone_flags(&plan.namespaces)) {
+            Ok(Fork::Child) => {
+                // Init would keep them open: it must see the launcher's end of the channel close.
+                drop(ends);
+                confinement.start()
+            }
+            Ok(Fork::Parent(child)) => child,
+            Err(errno) => {
+                drop(confinement);
+                return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, errno))));
+            }
+        };
+        drop(confinement);
+        self.progress.stage(Stage::Cloned, || format!("pid {child}"));
+        let watch = Watch {
+            child,
+            has_init: plan.namespaces.pid,
+            channel: ends.channel,
+            exec_failed: Some(File::from(ends.exec_failed)),
+            signals: &self.signals,
+            deadline: Instant::now().checked_add(plan.timeout),
+            grace: plan.grace,
+            relays: ends.relays,
+            terminal: terminal.take(),
+            top: None,
+            started: None,
+        };
+        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, watch, cloned }))
+    }
+
+    /// Everything that can fail without the kernel, done before the clone.
+    fn confinement<'a>(
+        &'a self,
+        plan: &'a Plan,
+        prepared: &'a Prepared,
+        outputs: &Option<Outputs>,
+        terminal: bool,
+    ) -> Result<(Confinement<'a>, Ends)> {
+        let Prepared { cell, places, files, agent, .. } = prepared;
+        let cannot =
+            |what: &'static str| move |errno: Errno| Error::new(what, errno).hint("raise the limit on open files");
+        let (ours, theirs) = Channel::pair().map_err(cannot("open a channel to the cell"))?;
+        let (exec_read, exec_write) = pipe2(OFlag::O_CLOEXEC).map_err(cannot("open a pipe to the cell"))?;
+        let (stdio, relays) = self.streams(plan, terminal)?;
+        let command = Command {
+            program: c_string(plan.program.as_os_str()),
+            arguments: plan.arguments.iter().map(|text| c_string(&resolve(text, places))).collect(),
+            environment: self.environment(plan, places),
+            stdio,
+            credential: self.credential_pipe(plan)?,
+            exec_failed: exec_write,
+        };
+        let directory = self.kept.as_ref().map(|kept| &kept.directory);
+        let tree = plan.root.as_ref().map(|root| {
+            let (agent, launcher) = (*agent, self.launcher);
+            // Where no PID namespace ends them, `sweep` knows the cell's processes by what they have mounted.
+            let source = if plan.namespaces.pid { "tmpfs" } else { &cell.id };
+            Tree { root, at: &cell.path, source, files, workspace: directory, agent, launcher }
+        });
+        let confinement = Confinement {
+            plan,
+            places,
+            launcher: self.launcher,
+            agent: *agent,
+            hand_out: tree.is_some() && outputs.as_ref().is_some_and(Outputs::any),
+            tree,
+            work: directory.map(|directory| directory.fd.as_fd()).filter(|_| plan.root.is_none()),
+            filling: self.filling(outputs, *agent),
+            filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
+            rehearsal: self.rehearsal,
+            terminal,
+            channel: theirs,
+            command,
+        };
+        Ok((confinement, Ends { channel: ours, exec_failed: exec_read, relays }))
+    }
+
+    /// Stays with the child to its end, ends what it leaves, and wipes the cell.
+    fn follow(
+        &self,
+        launched: Launched<'_>,
+        outputs: &mut Option<Outputs>,
+        terminal: &mut Option<Terminal>,
+    ) -> Result<Finished> {
+        let Launched { plan, cell, lease, mut watch, cloned } = launched;
+        let (cgroup, refused) = self.let_go(plan, &cell, &watch);
+        let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
+        let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), errno))?;
+        let outcome = refused.map_or(outcome, Outcome::Failed);
+        let ended = Instant::now();
+        self.progress.stage(Stage::Ended, || format!("{outcome:?}"));
+        let peak = cgroup.as_ref().and_then(Cgroup::peak);
+        drop(cgroup);
+        let dead = self.end_all(plan, lease.as_ref());
+        self.progress.stage(Stage::Killed, || "every process is dead".into());
+        let outcome = match (outcome, watch.drain()) {
+            (Outcome::Ran(_), Some(not_in_force)) => Outcome::Ran(not_in_force),
+            (outcome, _) => outcome,
+        };
+        let error = self.write_outputs(&outcome, outputs, &watch, &cell);
+        let started = watch.started;
+        *terminal = watch.terminal.take();
+        drop(watch);
+        let id = cell.id.clone();
+        let wiped = wipe(cell, lease, dead);
+        self.progress.stage(Stage::Wiped, || format!("{} files removed", wiped.files));
+        let timings = Timings {
+            prepare: micros(self.started, cloned),
+            enter: started.map_or(0, |started| micros(cloned, started)),
+            run: started.map_or(0, |started| micros(started, ended)),
+            wipe: micros(ended, Instant::now()),
+        };
+        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), wiped })
+    }
+
+    /// The launcher cannot watch any more: nothing of the cell goes on unwatched.
+    fn abandon(&self, plan: &Plan, child: Pid, lease: Option<&Lease>, errno: Errno) -> Error {
+        let _ = kill(child, Signal::SIGKILL);
+        let _ = waitpid(child, None);
+        self.end_all(plan, lease);
+        Error::new("watch the agent", errno)
+    }
+
+    /// Puts the child into its cgroup while it makes its mounts, then lets it go on.
+    fn let_go(&self, plan: &Plan, cell: &Cell, watch: &Watch<'_>) -> (Option<Cgroup>, Option<Failure>) {
+        let mut refused = None;
+        let cgroup = plan.cgroup.as_ref().and_then(|cgroups| {
+            let made = Cgroup::create(cgroups, &cell.id, &plan.limits);
+            match made.and_then(|cgroup| cgroup.attach(watch.child).map(|()| cgroup)) {
+                Ok(cgroup) => Some(cgroup),
+                Err(failure) => {
+                    refused = Some(failure);
+                    None
+                }
+            }
+        });
+        let asked = self.signals.asked_to_end();
+        if refused.is_some() || asked.is_some() {
+            let _ = kill(watch.child, Signal::SIGKILL);
+            refused = refused
+                .or(asked.map(|signal| Failure::plain(Errno::EINTR, &format!("start the agent after {signal}"))));
+        } else {
+            let _ = watch.channel.send(b"g", None);
+        }
+        (cgroup, refused)
+    }
+
+    /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.
+    fn end_all(&self, plan: &Plan, lease: Option<&Lease>) -> bool {
+        if plan.namespaces.pid {
+            return true;
+        }
+        // Reaped first: a zombie counts as a process of the UID.
+        end_orphans() && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
+    }
+
+    fn write_outputs(
+        &self,
+        outcome: &Outcome,
+        outputs: &mut Option<Outputs>,
+        watch: &Watch<'_>,
+        cell: &Cell,
+    ) -> Option<Error> {
+        if !matches!(outcome, Outcome::Ran(Ended::Exited(_) | Ended::Signaled(_) | Ended::Deadline)) {
+            return None;
+        }
+        let outputs = outputs.take().filter(Outputs::any)?;
+        let top = watch.top.as_ref().map_or(cell.dir(), OwnedFd::as_fd);
+        let kept: Option<BorrowedFd<'_>> = self.kept.as_ref().map(|kept| kept.directory.fd.as_fd());
+        outputs.write(top, kept, &bounds(&self.job.level.value.limits)).err()
+    }
+
+    fn not_cloned(&self, cell: Cell, lease: Option<Lease>, errno: Errno) -> Finished {
+        let id = cell.id.clone();
+        let wiped = cell.wipe();
+        if let Some(lease) = lease {
+            lease.release();
+        }
+        let failure = Failure::at(crate::host::Step::Clone, errno, "clone into new namespaces");
+        Finished {
+            cell: id,
+            outcome: Outcome::Failed(failure),
+            error: None,
+            timings: Timings::default(),
+            usage: Usage::default(),
+            wiped,
+        }
+    }
+}
+
+/// Removes the cell, and gives its UID back where nothing is left of it.
+fn wipe(cell: Cell, lease: Option<Lease>, dead: bool) -> Wiped {
+    let mut wiped = cell.wipe();
+    if !dead {
+        wiped.left.push(Left { name: "processes".into(), why: "they do not end; run `oubliette sweep`".into() });
+    }
+    if let Some(lease) = lease.filter(|_| dead && wiped.left.is_empty()) {
+        lease.release();
+    }
+    wiped
+}
+
+fn micros(from: Instant, to: Instant) -> u64 {
+    to.saturating_duration_since(from).as_micros() as u64
+}

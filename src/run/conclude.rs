@@ -1,0 +1,114 @@
+//! The end of a run: messages, report and status.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::Write;
+
+use nix::errno::Errno;
+
+use super::attempt::Finished;
+use crate::confine::Failure;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::job::Job;
+use crate::layer::Layer;
+use crate::plan::Plan;
+use crate::progress::say;
+use crate::report::{Leftover, Report, Usage};
+use crate::supervise::{Ended, Outcome};
+
+/// What the children of this process used.
+pub(super) fn usage(peak_cell: Option<u64>) -> Usage {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage { peak_cell, ..Usage::default() } };
+    let micros = |time: nix::sys::time::TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    Usage {
+        user: micros(usage.user_time()),
+        system: micros(usage.system_time()),
+        peak_process: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
+        peak_cell,
+    }
+}
+
+/// Messages, report and status.
+pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) -> Result<Exit> {
+    let Finished { cell, outcome, error, timings, usage, wiped } = finished;
+    let (ended, failure) = match outcome {
+        Outcome::Ran(ended) => (ended, None),
+        Outcome::Failed(failure) => {
+            (Ended::NotConfined(format!("cannot {}: {}", failure.action, failure.errno.desc())), Some(failure))
+        }
+    };
+    let left: Vec<Leftover> = wiped.left.into_iter().map(Leftover::from).collect();
+    for Leftover { name, why } in &left {
+        say(&format!("cannot remove {name}: {why}"));
+    }
+    let error = error.or(failure.map(not_confined)).or(explain_end(&ended, plan));
+    let status =
+        if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
+    if let Some(mut file) = report {
+        let report = Report {
+            version: 1,
+            cell,
+            user: job.request.user.to_string(),
+            agent: job.agent.name.clone(),
+            level: job.level.name.clone(),
+            layers: plan.layers.clone(),
+            classes: plan.classes.clone(),
+            outcome: ended,
+            status: status.status(),
+            error: error.as_ref().map(ToString::to_string),
+            timings,
+            usage,
+            left,
+        };
+        let mut text = serde_json::to_vec(&report).unwrap_or_default();
+        text.push(b'\n');
+        if let Err(error) = file.write_all(&text) {
+            say(&Error::new("write the report", error).to_string());
+        }
+    }
+    match error {
+        Some(error) => Err(error.exit(status)),
+        None => Ok(status),
+    }
+}
+
+/// A step before the agent failed.
+pub(super) fn not_confined(failure: Failure) -> Error {
+    if failure.errno == Errno::EINTR {
+        return Error::new(failure.action, "the launcher was told to end")
+            .hint("nothing of it is left; start it again");
+    }
+    if failure.errno == Errno::UnknownErrno {
+        return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
+    }
+    Error::new(failure.action, failure.errno).hint("`oubliette doctor` says what this host offers")
+}
+
+/// Ends that people need a sentence for.
+fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
+    let program = plan.program.display();
+    match ended {
+        Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) => None,
+        Ended::Deadline => Some(
+            Error::new(format!("let {program} go on"), format!("its {} are over", crate::policy::Time(plan.timeout)))
+                .hint("give it more with --timeout"),
+        ),
+        Ended::NotExecuted(why) => {
+            let hint = if why == Errno::EAGAIN.desc() {
+                "raise the limit on processes (ulimit -u), or wait for some to end"
+            } else if plan.enforces(Layer::Root) || plan.enforces(Layer::LandlockFs) {
+                "`oubliette explain` says what the cell shows of the host"
+            } else {
+                "check that the agent's UID may execute it"
+            };
+            Some(Error::new(format!("execute {program}"), why.as_str()).hint(hint))
+        }
+        Ended::LevelNotInForce(why) => Some(
+            Error::new("trust the agent", format!("its level is not in force: {why}"))
+                .hint("use a version of the agent that this version of oubliette was tested with"),
+        ),
+    }
+}
