@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 // What the tests stand on.
+mod launch; // launches of the real program, each in a place of its own
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
 mod need; // what a test needs from its host, and what happens when that is not there
 mod stage; // launches that go on while the test looks at them
