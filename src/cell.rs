@@ -20,6 +20,7 @@ use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
 use crate::error::{Error, Result};
 use crate::state::State;
+use crate::sys;
 use crate::tree::{FileId, status};
 use crate::wipe::{Left, Wiped, overwrite, wipe};
 
@@ -77,9 +78,13 @@ impl Cell {
     /// # Errors
     /// The directory cannot be made: full or read-only disk. Nothing is left.
     pub fn create(state: &State) -> Result<Cell> {
-        let parent = state.cells.try_clone().map_err(|error| Error::new("make a cell", error))?;
+        let parent = state
+            .cells
+            .try_clone()
+            .map_err(|error| Error::new("make a cell", error).hint("raise the limit on open files"))?;
         loop {
-            let id = format!("{:032x}", rand::random::<u128>());
+            let id = sys::random::name()
+                .map_err(|errno| Error::new("make a cell", errno).hint("use a kernel with getrandom(2)"))?;
             let path = state.cell_path(&id);
             let failed = |errno: Errno| {
                 Error::new(format!("make cell {}", path.display()), errno)
@@ -89,11 +94,20 @@ impl Cell {
             // A sweep may have found it before it was locked, taken it for dead and removed it; `ps` only looks.
             let dir = match openat(&parent, id.as_str(), DIRECTORY, Mode::empty()) {
                 Err(Errno::ENOENT) => continue,
-                other => other.map_err(failed)?,
+                other => other.map_err(|errno| {
+                    let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
+                    failed(errno)
+                })?,
             };
-            let Ok(lock) = Flock::lock(dir, FlockArg::LockExclusiveNonblock) else {
-                let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
-                continue;
+            let lock = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, errno)) => {
+                    let _ = unlinkat(&parent, id.as_str(), UnlinkatFlags::RemoveDir);
+                    if errno == Errno::EWOULDBLOCK {
+                        continue;
+                    }
+                    return Err(failed(errno));
+                }
             };
             if still_there(parent.as_fd(), &id, &lock) {
                 return Ok(Cell { id, path, parent, lock, written: Vec::new(), directories: false, wiped: false });

@@ -79,7 +79,8 @@ fn wrong_words(error: &clap::Error) -> Error {
     if word.starts_with("--credential") && !value.is_empty() {
         cause = cause.replace(value, "…");
     }
-    let tip = paragraphs.find_map(|paragraph| Some(paragraph.trim().strip_prefix("tip: ")?.to_owned()));
+    let tip = paragraphs
+        .find_map(|paragraph| Some(paragraph.trim().strip_prefix("tip: ")?.split(" tip: ").next()?.to_owned()));
     Error::new("read the command line", cause).hint(
         tip.unwrap_or_else(|| "see `oubliette --help`, or `oubliette run --help` for the options of a run".into()),
     )

@@ -276,7 +276,7 @@ impl Confinement<'_> {
 
     fn name_and_network(&self) -> Result<(), Failure> {
         if self.plan.namespaces.uts {
-            nix::unistd::sethostname("cell").map_err(|errno| Failure::plain(errno, "name the cell"))?;
+            nix::unistd::sethostname("cell").map_err(|errno| Failure::at(Step::Uts, errno, "name the cell"))?;
         }
         if self.plan.namespaces.net {
             sys::net::loopback_up().map_err(|errno| Failure::at(Step::Net, errno, "bring the cell's loopback up"))?;

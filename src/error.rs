@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
+
 use crate::exit::Exit;
 
 /// `oubliette: cannot <verb> <object>: <cause>`, then `hint: …`.
@@ -12,6 +14,7 @@ use crate::exit::Exit;
 pub struct Error {
     action: String,
     cause: anyhow::Error,
+    errno: Option<Errno>,
     hint: Option<String>,
     exit: Exit,
 }
@@ -22,7 +25,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// `action` is verb and object without "cannot": `open credential file /x`. Ends the program with 125.
     pub fn new(action: impl Into<String>, cause: impl Into<Cause>) -> Error {
-        Error { action: action.into(), cause: cause.into().0, hint: None, exit: Exit::Refused }
+        let Cause(cause, errno) = cause.into();
+        Error { action: action.into(), cause, errno, hint: None, exit: Exit::Refused }
     }
 
     /// What the caller can do about it: one imperative sentence without a full stop.
@@ -44,9 +48,15 @@ impl Error {
         self.exit
     }
 
-    /// The remedy, where there is one.
+    /// The remedy, where there is one. What runs out in the launcher itself has one of its own, whatever the object.
     pub fn remedy(&self) -> Option<&str> {
-        self.hint.as_deref()
+        match self.errno {
+            Some(Errno::EMFILE | Errno::ENFILE) => Some("raise the limit on open files (ulimit -n)"),
+            Some(Errno::EAGAIN) => Some("raise the limit on processes (ulimit -u), or wait for some to end"),
+            Some(Errno::ENOMEM) => Some("free memory, or raise the limit on it (ulimit -v)"),
+            Some(Errno::EFBIG) => Some("raise the limit on the size of a file (ulimit -f)"),
+            _ => self.hint.as_deref(),
+        }
     }
 }
 
@@ -59,17 +69,17 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// Anything that says why: an `io::Error`, an `errno`, a sentence.
-pub struct Cause(anyhow::Error);
+pub struct Cause(anyhow::Error, Option<Errno>);
 
 impl From<&str> for Cause {
     fn from(text: &str) -> Cause {
-        Cause(anyhow::Error::msg(text.to_owned()))
+        Cause(anyhow::Error::msg(text.to_owned()), None)
     }
 }
 
 impl From<String> for Cause {
     fn from(text: String) -> Cause {
-        Cause(anyhow::Error::msg(text))
+        Cause(anyhow::Error::msg(text), None)
     }
 }
 
@@ -77,20 +87,20 @@ impl From<std::io::Error> for Cause {
     fn from(error: std::io::Error) -> Cause {
         // "No such file or directory (os error 2)" is two names for one thing.
         match error.raw_os_error() {
-            Some(number) => nix::errno::Errno::from_raw(number).into(),
-            None => Cause(error.into()),
+            Some(number) => Errno::from_raw(number).into(),
+            None => Cause(error.into(), None),
         }
     }
 }
 
-impl From<nix::errno::Errno> for Cause {
-    fn from(error: nix::errno::Errno) -> Cause {
-        Cause(anyhow::Error::msg(error.desc()))
+impl From<Errno> for Cause {
+    fn from(error: Errno) -> Cause {
+        Cause(anyhow::Error::msg(error.desc()), Some(error))
     }
 }
 
 impl From<anyhow::Error> for Cause {
     fn from(error: anyhow::Error) -> Cause {
-        Cause(error)
+        Cause(error, None)
     }
 }

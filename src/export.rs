@@ -36,7 +36,7 @@ pub fn to_directory(
 ) -> Result<Copied, TreeError> {
     let failed = |errno| TreeError::Path { verb: "create", path: printable(name.as_bytes()), errno };
     let mode = vacant(parent, name).map_err(failed)?;
-    let draft = OsString::from(format!(".oubliette-{:016x}", rand::random::<u64>()));
+    let draft = OsString::from(format!(".oubliette-{}", crate::sys::random::name().map_err(failed)?));
     mkdirat(parent, draft.as_os_str(), Mode::S_IRWXU).map_err(failed)?;
     let result = fill(from, parent, &draft, mode, bounds)
         // A directory replaces a name that does not exist or an empty directory, and nothing else (rename(2)).

@@ -29,6 +29,8 @@ pub struct Host {
     pub mounts: Fact<()>,
     /// A fresh /proc inside a new PID namespace.
     pub proc: Fact<()>,
+    /// A name of the cell's own in a new UTS namespace.
+    pub uts: Fact<()>,
     /// A network namespace of the cell's own.
     pub net: Fact<()>,
     /// The Landlock ABI.
@@ -199,6 +201,7 @@ impl Host {
             namespaces: namespaces(capabilities),
             mounts: Fact::Has(()),
             proc: Fact::Has(()),
+            uts: Fact::Has(()),
             net: Fact::Has(()),
             landlock: landlock(),
             seccomp: seccomp(),
@@ -242,6 +245,7 @@ impl Host {
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));
         match step {
             Step::Clone | Step::UserMap => learn_namespaces(self, said),
+            Step::Uts => lose(&mut self.uts, said, "allow sethostname(2) in the container's seccomp profile"),
             Step::Net => lose(&mut self.net, said, "grant CAP_SYS_ADMIN or user namespaces to the launcher"),
             Step::Mount => lose(
                 &mut self.mounts,
@@ -275,6 +279,8 @@ pub enum Step {
     Clone = 1,
     /// Writing the maps of a user namespace.
     UserMap,
+    /// Naming the UTS namespace.
+    Uts,
     /// The network namespace.
     Net,
     /// A mount.
@@ -290,8 +296,17 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 8] =
-        [Step::Clone, Step::UserMap, Step::Net, Step::Mount, Step::Proc, Step::Landlock, Step::Seccomp, Step::Cgroup];
+    const ALL: [Step; 9] = [
+        Step::Clone,
+        Step::UserMap,
+        Step::Uts,
+        Step::Net,
+        Step::Mount,
+        Step::Proc,
+        Step::Landlock,
+        Step::Seccomp,
+        Step::Cgroup,
+    ];
 
     /// From its number in a message of the child's.
     pub fn from_number(number: u8) -> Option<Step> {
@@ -302,6 +317,7 @@ impl Step {
         match self {
             Step::Clone => "clone(2) with namespaces",
             Step::UserMap => "the map of a user namespace",
+            Step::Uts => "sethostname(2)",
             Step::Net => "the loopback of a network namespace",
             Step::Mount => "mount(2)",
             Step::Proc => "mounting /proc",

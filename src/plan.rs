@@ -338,9 +338,10 @@ fn shown(host: &Host) -> Vec<Shown> {
         files.chain(links)
     });
     for (path, kind) in programs.chain(host.extra.iter().cloned()) {
+        // Below a link, too: /bin/sh is there where /bin leads to /usr/bin.
         let below = |shown: &Shown| match shown.kind {
-            Kind::Directory => path.starts_with(&shown.path),
-            _ => path == shown.path,
+            Kind::Directory | Kind::Link(_) => path.starts_with(&shown.path),
+            Kind::File => path == shown.path,
         };
         if !all.iter().any(below) {
             all.push(Shown { path, kind });

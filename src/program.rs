@@ -77,22 +77,36 @@ impl Program {
         let Some(interpreter) = words.next().map(|word| PathBuf::from(OsStr::from_bytes(word))) else {
             return Err(cannot_execute(script, "its first line names no interpreter"));
         };
-        self.add(&interpreter, search_path, depth)?;
+        self.add(&interpreter, search_path, depth).map_err(|error| {
+            let cause = format!("its interpreter: {error}");
+            Error::new(format!("execute {}", script.display()), cause)
+                .hint("install the interpreter, or correct the first line of the script")
+                .exit(Exit::CannotExecute)
+        })?;
         if interpreter.file_name() != Some(OsStr::new("env")) {
             return Ok(());
         }
         let is_name = |word: &&[u8]| !word.starts_with(b"-") && !word.contains(&b'=');
         let Some(name) = words.find(is_name) else { return Ok(()) };
-        let found = locate(OsStr::from_bytes(name), search_path)?;
+        let found = locate(OsStr::from_bytes(name), search_path).map_err(|error| {
+            let cause = format!("its interpreter: {error}");
+            Error::new(format!("execute {}", script.display()), cause)
+                .hint("install the interpreter, or add its directory to PATH")
+                .exit(Exit::CannotExecute)
+        })?;
         if let Some(directory) = found.parent() {
-            self.search.push(directory.to_owned());
+            self.search.push(directory.canonicalize().unwrap_or_else(|_| directory.to_owned()));
         }
         self.add(&found, search_path, depth)
     }
 
     fn show(&mut self, found: &Path, path: &Path) {
-        if found != path {
-            self.links.push((found.to_owned(), path.to_owned()));
+        // Where /bin is a link to usr/bin, as on every merged system, /bin/sh cannot be made beside it: the link to make
+        // is /usr/bin/sh.
+        let parent = found.parent().and_then(|parent| parent.canonicalize().ok());
+        let place = parent.zip(found.file_name()).map_or_else(|| found.to_owned(), |(parent, name)| parent.join(name));
+        if place != path {
+            self.links.push((place, path.to_owned()));
             if let Some(prefix) =
                 found.parent().and_then(Path::parent).filter(|prefix| prefix.join("pyvenv.cfg").exists())
             {
@@ -144,7 +158,9 @@ fn locate(command: &OsStr, search_path: &OsStr) -> Result<PathBuf> {
         return check(&path).map(|()| path);
     }
     let mut refused = None;
-    for directory in std::env::split_paths(search_path).filter(|directory| directory.is_absolute()) {
+    // A directory that cannot be entered holds nothing: another user's entry in PATH is no reason to say 126.
+    let enters = |directory: &PathBuf| directory.is_absolute() && access(directory, AccessFlags::X_OK).is_ok();
+    for directory in std::env::split_paths(search_path).filter(enters) {
         let path = directory.join(command);
         match check(&path) {
             Ok(()) => return Ok(path),

@@ -19,6 +19,7 @@ use crate::confine::{Failure, limits};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
+use crate::layer::Layer;
 use crate::plan::{Identity, Plan};
 use crate::progress::{Progress, Stage};
 use crate::request::Request;
@@ -56,7 +57,8 @@ pub fn run(request: Request) -> Result<Exit> {
     sys::environ::forget();
     progress.stage(Stage::Planned, || format!("{} at level {}", job.agent.value.title, job.level.name));
 
-    tell_degraded(&progress, &plan);
+    let mut told = Vec::new();
+    tell_degraded(&progress, &plan, &mut told);
 
     let mut host = job.host.clone();
     let (plan, finished) = {
@@ -72,7 +74,7 @@ pub fn run(request: Request) -> Result<Exit> {
                 // The host lacks what it was taken to have: plan again with that known, or refuse.
                 Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
                     plan = run.replan(&host).map_err(|refusal| refusal.error())?;
-                    tell_degraded(&run.progress, &plan);
+                    tell_degraded(&run.progress, &plan, &mut told);
                 }
                 _ => break (plan, finished),
             }
@@ -121,10 +123,28 @@ fn take_signals() -> Result<Signals> {
 }
 
 /// A layer that is missing is named before the agent starts.
-fn tell_degraded(progress: &Progress, plan: &Plan) {
-    let missing: Vec<String> = plan.degraded().map(|(layer, why, _)| format!("{layer} ({why})")).collect();
+fn tell_degraded(progress: &Progress, plan: &Plan, told: &mut Vec<Layer>) {
+    // A second plan may do without what the first one gave a layer up for.
+    let (regained, kept) = told.iter().partition::<Vec<Layer>, _>(|layer| plan.enforces(**layer));
+    *told = kept;
+    if !regained.is_empty() {
+        let names: Vec<&str> = regained.iter().map(|layer| layer.name()).collect();
+        progress.note(&format!("enforced after all: {}", names.join(", ")));
+    }
+    let mut missing: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (layer, why, _) in plan.degraded() {
+        if told.contains(&layer) {
+            continue;
+        }
+        told.push(layer);
+        match missing.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, layers)) => layers.push(layer.name()),
+            None => missing.push((why, vec![layer.name()])),
+        }
+    }
+    let missing: Vec<String> = missing.iter().map(|(why, layers)| format!("{} ({why})", layers.join(", "))).collect();
     if !missing.is_empty() {
-        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join(", ")));
+        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join("; ")));
     }
 }
 
@@ -162,7 +182,7 @@ fn open_report(number: i32) -> Result<File> {
     let file: File = match number {
         1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
         2 => std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into(),
-        _ => sys::fds::take(number).map_err(|errno| failed(errno.into()))?,
+        _ => sys::fds::take(number).map_err(|_| failed(std::io::Error::other("it is not open")))?,
     };
     // Known now, so that a run whose report could not be written does not start.
     let flags = sys::fds::flags(file.as_raw_fd()).unwrap_or(OFlag::O_RDONLY);

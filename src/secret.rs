@@ -51,7 +51,9 @@ impl SecretSource {
                 "0, 1 and 2 are the agent's standard streams",
             )
             .hint("use --credential-stdin, or a descriptor from 3 on as in `--credential-fd 3 3<token`")),
-            SecretSource::Fd(number) => sys::fds::take(*number).map(Some).map_err(|errno| not_open(*number, errno)),
+            SecretSource::Fd(number) => {
+                sys::fds::take(*number).map(Some).map_err(|_| not_open(*number, "it is not open"))
+            }
             SecretSource::File(_) | SecretSource::Variable(_) | SecretSource::Stdin => Ok(None),
         }
     }

@@ -187,7 +187,7 @@ fn stepped_round() -> Option<State> {
         if let Some(state) = ours.filter_map(|entry| State::at(entry.path(), false).ok()).next() {
             return Some(state);
         }
-        let fresh = Path::new(place).join(format!("{start}{:016x}", rand::random::<u64>()));
+        let fresh = Path::new(place).join(format!("{start}{}", crate::sys::random::name().ok()?));
         if let Ok(state) = State::at(fresh, false) {
             return Some(state);
         }

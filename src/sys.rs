@@ -10,6 +10,7 @@ pub mod landlock;
 pub mod mounts;
 pub mod net;
 pub mod process;
+pub mod random;
 pub mod seccomp;
 pub mod tty;
 pub mod vault;

@@ -1,6 +1,7 @@
 //! Leases of UIDs: each run of root's has one that no other live run has.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -20,11 +22,13 @@ use crate::request::UidRange;
 use crate::state::State;
 use crate::sys::process::{Fork, exit_now, fork_into};
 
-/// A UID that is this run's alone. When dropped without [`Lease::release`] it stays marked, and `sweep` frees it.
+/// A UID that is this run's alone. When dropped in use it stays marked, and `sweep` frees it.
 #[derive(Debug)]
 pub struct Lease {
     /// The UID.
     pub uid: Uid,
+    /// A process runs under it, or may.
+    in_use: Cell<bool>,
     leases: OwnedFd,
     _lock: Flock<OwnedFd>,
 }
@@ -45,13 +49,17 @@ impl Lease {
         let leases = state.leases()?;
         let (range, _) = split(range);
         let count = range.last - range.first + 1;
-        let start = rand::random_range(0..count);
+        let drawn = crate::sys::random::bytes().map(u32::from_ne_bytes);
+        let start =
+            drawn.map_err(|errno| Error::new("lease a UID", errno).hint("use a kernel with getrandom(2)"))? % count;
         // One that a dead run has marked may own what is left of its cell: only where there is no other.
         for (marked, step) in [false, true].into_iter().flat_map(|marked| (0..count).map(move |step| (marked, step))) {
             let uid = range.first + (start + step) % count;
             let taken = if marked { try_take(&leases, uid) } else { try_take_new(&leases, uid) };
             match taken {
-                Ok(Some(lock)) => return Ok(Lease { uid: Uid::from_raw(uid), leases, _lock: lock }),
+                Ok(Some(lock)) => {
+                    return Ok(Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, _lock: lock });
+                }
                 Ok(None) => {}
                 Err(errno) => {
                     return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
@@ -76,7 +84,7 @@ impl Lease {
         let until = Instant::now() + Duration::from_secs(1);
         loop {
             match try_take(&leases, uid.as_raw()) {
-                Ok(Some(lock)) => return Ok(Lease { uid, leases, _lock: lock }),
+                Ok(Some(lock)) => return Ok(Lease { uid, in_use: Cell::new(false), leases, _lock: lock }),
                 // A sweep may have it for a moment.
                 Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
                 Ok(None) => return Err(Error::new(object, "another run has it").hint("wait for that run to end")),
@@ -92,7 +100,20 @@ impl Lease {
 
     /// Gives the UID back. Comes after nothing runs under it any more.
     pub fn release(self) {
-        let _ = unlinkat(&self.leases, self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
+        self.in_use.set(false);
+    }
+
+    /// From here on something runs under it.
+    pub fn use_it(&self) {
+        self.in_use.set(true);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.in_use.get() {
+            let _ = unlinkat(&self.leases, self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 
@@ -145,24 +166,33 @@ pub fn kill_all(uid: u32) -> bool {
             let gone = become_run(ids).is_ok() && kill_own();
             exit_now(i32::from(!gone));
         }
+        // Orphans of the agent that come to us are reaped here, too: a dead process counts until then.
         Ok(Fork::Parent(child)) => loop {
-            match waitpid(child, None) {
-                Err(Errno::EINTR) => {}
-                other => return matches!(other, Ok(WaitStatus::Exited(_, 0))),
+            match waitpid(None, None) {
+                Ok(status) if status.pid() == Some(child) => return matches!(status, WaitStatus::Exited(_, 0)),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return false,
             }
         },
         Err(_) => false,
     }
 }
 
-/// `kill(-1)` reaches what this UID may signal, without itself and init: ESRCH when nothing is left. It needs neither
-/// /proc nor pidfds, which gVisor lacks, and no process can fork away from it for ever.
+/// `kill(-1)` reaches what this UID may signal, without itself and init, and no process can fork away from it for ever.
+/// Its answer tells nothing: with other users' processes about it is 0 even when none could be signalled. Whether one
+/// is left a limit of two processes tells, which leaves room for one fork. Neither needs /proc or pidfds, which gVisor
+/// lacks.
 fn kill_own() -> bool {
+    if setrlimit(Resource::RLIMIT_NPROC, 2, 2).is_err() {
+        return false;
+    }
     for _ in 0..2000 {
-        if kill(Pid::from_raw(-1), Signal::SIGKILL) == Err(Errno::ESRCH) {
-            return true;
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        match fork_into(CloneFlags::empty()) {
+            Ok(Fork::Child) => exit_now(0),
+            Ok(Fork::Parent(child)) => return waitpid(child, None).is_ok(),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
     false
 }
@@ -203,6 +233,7 @@ pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
         if let Ok(Some(lock)) = try_take(&leases, uid) {
             Lease {
                 uid: Uid::from_raw(uid),
+                in_use: Cell::new(false),
                 leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
                 _lock: lock,
             }

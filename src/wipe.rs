@@ -94,7 +94,8 @@ fn remove(work: &mut Work, parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<
 
 /// Nothing in the tree can be called so: it is drawn after the last process of the cell has died.
 fn prefix() -> Vec<u8> {
-    format!(".wipe-{:016x}-", rand::random::<u64>()).into_bytes()
+    let drawn = crate::sys::random::name().unwrap_or_else(|_| std::process::id().to_string());
+    format!(".wipe-{drawn}-").into_bytes()
 }
 
 /// Opens a directory, with its mode repaired, only if it is on `mount`.

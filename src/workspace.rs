@@ -145,7 +145,7 @@ fn make_user(kept: &OwnedFd, name: &str, range: UidRange, switch: bool) -> Resul
     if let Ok(dir) = openat(kept, name, DIRECTORY, Mode::empty()) {
         return Ok(dir);
     }
-    let draft = format!(".draft-{:016x}", rand::random::<u64>());
+    let draft = format!(".draft-{}", crate::sys::random::name()?);
     mkdirat(kept, draft.as_str(), Mode::S_IRWXU)?;
     let made = (|| {
         if switch {
@@ -188,10 +188,10 @@ fn key(directory: BorrowedFd<'_>) -> Result<[u8; 32], Errno> {
     match openat(directory, ".key", flags | OFlag::O_RDONLY, Mode::empty()) {
         Ok(file) => File::from(file).read_exact(&mut bytes).map_err(|_| Errno::EINVAL).map(|()| bytes),
         Err(Errno::ENOENT) => {
-            let draft = format!(".key-{:016x}", rand::random::<u64>());
+            let draft = format!(".key-{}", crate::sys::random::name()?);
             let create = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
             let mut file = File::from(openat(directory, draft.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR)?);
-            file.write_all(&rand::random::<[u8; 32]>()).map_err(|error| crate::tree::errno(&error))?;
+            file.write_all(&crate::sys::random::bytes::<32>()?).map_err(|error| crate::tree::errno(&error))?;
             // Two first runs at once: the first link wins, and both read that one.
             let linked =
                 nix::unistd::linkat(directory, draft.as_str(), directory, ".key", nix::fcntl::AtFlags::empty());

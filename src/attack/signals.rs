@@ -83,7 +83,7 @@ pub(super) fn may_signal_launcher(t: &Target) -> Tried {
 }
 
 pub(super) fn limit(t: &Target) -> Tried {
-    t.each_victim(|pid| Ok(process::limit_core(pid, 3).map(|()| "limit set".into())?))
+    t.each_victim(|pid| Ok(process::limit_locks(pid, 3).map(|()| "limit set".into())?))
 }
 
 pub(super) fn renice(t: &Target) -> Tried {

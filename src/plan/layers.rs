@@ -42,6 +42,8 @@ pub fn decide(
     host: &Host,
     network: NetworkMode,
 ) -> Vec<Planned> {
+    let preferred = prefer_uid(policy, host);
+    let host = preferred.as_ref().unwrap_or(host);
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
@@ -76,7 +78,11 @@ fn decision(request: &Request, layer: Layer, want: Want, can: Can) -> Decision {
 fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     match layer {
         Layer::Pid | Layer::Root => cellular(layer, policy, host),
-        Layer::Ipc | Layer::Uts => of(&host.namespaces, |maker| made(*maker)),
+        Layer::Ipc => of(&host.namespaces, |maker| made(*maker)),
+        Layer::Uts => match &host.uts {
+            Fact::Has(()) => of(&host.namespaces, |maker| made(*maker)),
+            Fact::Lacks(lack) => Can::Lack(lack.clone()),
+        },
         Layer::Net => net(host, network),
         Layer::Uid => uid(request, policy, agent, host, network),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
@@ -91,7 +97,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
         Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
-        Layer::Settings => settings(request, policy, agent, host),
+        Layer::Settings => settings(request, policy, agent, host, network),
     }
 }
 
@@ -127,10 +133,20 @@ fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
     Can::Enforce(made(maker))
 }
 
-/// A caller's argument may loosen settings that no managed file backs.
-fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Can {
-    let managed =
-        matches!(cellular(Layer::Root, policy, host), Can::Enforce(_)) && policy.want(Layer::Root) != Want::Off;
+/// Settings that the agent's own UID owns are read-only in name alone: it takes a fence, since agents take up what is
+/// changed while they run. A caller's argument may loosen settings that no managed file backs.
+fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    let in_force = |layer: Layer| {
+        want(request, policy, layer) != Want::Off
+            && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+    };
+    let managed = in_force(Layer::Root);
+    if !managed && !in_force(Layer::Uid) && !in_force(Layer::LandlockFs) {
+        return Can::Lack(Lack::new(
+            "the agent has the UID that owns them and can replace them while it runs",
+            "run as root, or on a host with namespaces or Landlock",
+        ));
+    }
     let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
     let loosens =
         |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
@@ -159,6 +175,22 @@ fn net(host: &Host, network: NetworkMode) -> Can {
             Fact::Has(_) => of(&host.net, |()| "nothing but its own loopback".into()),
         },
     }
+}
+
+/// A UID of the run's own stops more than namespaces without a private root do, and a user namespace maps the launcher's
+/// UID alone: where only one of the two can be had, it is the UID.
+fn prefer_uid(policy: &Policy, host: &Host) -> Option<Host> {
+    let costly = host.namespaces.get() == Ok(&Maker::UserNamespace)
+        && host.uids.get().is_ok()
+        && policy.want(Layer::Uid) != Want::Off
+        && !matches!(cellular(Layer::Root, policy, host), Can::Enforce(_));
+    let lack = || match cellular(Layer::Root, policy, host) {
+        Can::Lack(Lack { why, remedy }) => {
+            Lack::new(format!("without mounts a user namespace is not worth the run's own UID: {why}"), remedy)
+        }
+        _ => Lack::new("a user namespace would cost the run's own UID", "grant CAP_SYS_ADMIN"),
+    };
+    costly.then(|| Host { namespaces: Fact::Lacks(lack()), ..host.clone() })
 }
 
 /// Layers that are a namespace.

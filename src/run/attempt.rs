@@ -174,6 +174,7 @@ impl Run<'_> {
             let _ = prctl::set_child_subreaper(true);
         }
         let cloned = Instant::now();
+        prepared.lease.iter().for_each(Lease::use_it);
         let child = match fork_into(clone_flags(&plan.namespaces)) {
             Ok(Fork::Child) => {
                 // Init would keep them open: it must see the launcher's end of the channel close.
@@ -326,8 +327,8 @@ impl Run<'_> {
         if plan.namespaces.pid {
             return true;
         }
-        let by_uid = lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()));
-        end_orphans() && by_uid
+        // Reaped first: a zombie counts as a process of the UID.
+        end_orphans() && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
     }
 
     fn write_outputs(

@@ -77,11 +77,10 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
 
 /// A step before the agent failed.
 pub(super) fn not_confined(failure: Failure) -> Error {
-    let cause = if failure.errno == Errno::UnknownErrno { String::new() } else { failure.errno.desc().to_owned() };
-    if cause.is_empty() {
+    if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
     }
-    Error::new(failure.action, cause).hint("`oubliette doctor` says what this host offers")
+    Error::new(failure.action, failure.errno).hint("`oubliette doctor` says what this host offers")
 }
 
 /// Ends that people need a sentence for.
@@ -94,7 +93,9 @@ fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
                 .hint("give it more with --timeout"),
         ),
         Ended::NotExecuted(why) => {
-            let hint = if plan.enforces(Layer::Root) || plan.enforces(Layer::LandlockFs) {
+            let hint = if why == Errno::EAGAIN.desc() {
+                "raise the limit on processes (ulimit -u), or wait for some to end"
+            } else if plan.enforces(Layer::Root) || plan.enforces(Layer::LandlockFs) {
                 "`oubliette explain` says what the cell shows of the host"
             } else {
                 "check that the agent's UID may execute it"

@@ -51,7 +51,7 @@ const MATRIX: &[(&str, char, char)] = &[
 const HIDDEN: &[&str] = &["launcher-environ", "launcher-mem", "launcher-fd", "launcher-ptrace"];
 
 /// Attacks that this very host refuses to everybody, by a setting of its own.
-fn host_refuses(attack: &str) -> bool {
+pub fn host_refuses(attack: &str) -> bool {
     let setting = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     match attack {
         "tiocsti" => setting("/proc/sys/dev/tty/legacy_tiocsti") == "0",
@@ -208,7 +208,7 @@ fn same_user_without_a_cell_loses_everything() {
         "nice",
         "policy",
         "io priority",
-        "core limit",
+        "lock limit",
         "\"sem\"",
         "\"msg\"",
     ] {

@@ -4,6 +4,7 @@
 // What the tests stand on.
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
 mod need; // what a test needs from its host, and what happens when that is not there
+mod stage; // launches that go on while the test looks at them
 
 // The repository itself.
 mod generated; // man page and completions equal what the command line's definition says
@@ -19,6 +20,9 @@ mod posture; // what `__posture` says about a process whose posture is known
 mod bad_input; // every wrong word, file and host gives one message, a hint, a status, and leaves nothing
 mod plans; // the plan as a table: facts, levels and agents on one side, decisions on the other
 mod policies; // where policies come from, and what is wrong with them
+
+// Cells.
+mod two_users; // A's agent is the victim, B's tries everything, tier by tier
 
 // Parts of a run.
 mod tree; // wipe, copy, export and patch on hostile trees

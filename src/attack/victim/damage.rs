@@ -155,13 +155,13 @@ fn state(objects: &Objects) -> State {
     state.extend(target.sem.map(|id| ("sem".into(), word(ipc::sem_get(id).map(|value| value.to_string())))));
     state.extend(target.msg.map(|id| ("msg".into(), word(ipc::msg_count(id).map(|n| format!("{n} messages"))))));
     state.extend(target.key.map(|key| ("key".into(), word(ipc::key_read(key).map(begins)))));
-    let limit = getrlimit(Resource::RLIMIT_CORE);
+    let limit = getrlimit(Resource::RLIMIT_LOCKS);
     state.push(("memory".into(), (objects.secret() == target.marker().as_bytes()).to_string()));
     state.push(("nice".into(), process::nice().to_string()));
     state.push(("policy".into(), process::policy().to_string()));
     state.push(("io priority".into(), process::io_priority().to_string()));
     state.push(("affinity".into(), status_line("Cpus_allowed:").unwrap_or_default()));
-    state.push(("core limit".into(), format!("{limit:?}")));
+    state.push(("lock limit".into(), format!("{limit:?}")));
     state
 }
 

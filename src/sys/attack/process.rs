@@ -83,14 +83,15 @@ pub fn compare(pid: i32, other: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_kcmp, pid, other, 2, 0, 0) }).map(drop)
 }
 
-/// Sets soft and hard limit of another process for core files.
+/// Sets soft and hard limit of another process for file locks: one that does nothing (setrlimit(2)) and that no
+/// launcher lowers, so that only a barrier between the two stands in the way.
 ///
 /// # Errors
 /// The errno of prlimit(2).
-pub fn limit_core(pid: i32, bytes: u64) -> Result<(), Errno> {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+pub fn limit_locks(pid: i32, locks: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit { rlim_cur: locks, rlim_max: locks };
     // SAFETY: reads one rlimit; the old one is not asked for.
-    Errno::result(unsafe { libc::prlimit(pid, libc::RLIMIT_CORE, &raw const limit, std::ptr::null_mut()) }).map(drop)
+    Errno::result(unsafe { libc::prlimit(pid, libc::RLIMIT_LOCKS, &raw const limit, std::ptr::null_mut()) }).map(drop)
 }
 
 /// Sets the niceness of a process (0: our own).
