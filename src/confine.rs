@@ -155,6 +155,8 @@ pub struct Confinement<'a> {
     pub work: Option<BorrowedFd<'a>>,
     /// What fills the workspace, where it is on the cell's tmpfs.
     pub filling: Filling<'a>,
+    /// The control group, where the child enters it by itself.
+    pub cgroup: Option<&'a cgroup::Cgroup>,
     /// The tmpfs is read after the run: hand its directory out.
     pub hand_out: bool,
     /// The compiled filter.
@@ -216,6 +218,7 @@ impl Confinement<'_> {
     /// The layer that could not be put into force. The process must then end: it may be half confined.
     pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
+        self.cgroup.map_or(Ok(()), cgroup::Cgroup::enter)?;
         if self.plan.namespaces.user {
             ids::map_self(self.launcher)
                 .map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;

@@ -35,8 +35,11 @@ macro_rules! compiled_in {
     };
 }
 
-const LEVELS: [CompiledIn; 3] =
-    [compiled_in!("paranoid", "paranoid"), compiled_in!("balanced", "balanced"), compiled_in!("developer", "developer")];
+const LEVELS: [CompiledIn; 3] = [
+    compiled_in!("paranoid", "paranoid"),
+    compiled_in!("balanced", "balanced"),
+    compiled_in!("developer", "developer"),
+];
 
 const AGENTS: [CompiledIn; 2] = [compiled_in!("claude", "agents/claude"), compiled_in!("none", "agents/none")];
 
@@ -129,12 +132,7 @@ impl Library {
         names
     }
 
-    fn find<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        below: &str,
-        compiled: &[CompiledIn],
-    ) -> Result<Option<Found<T>>> {
+    fn find<T: DeserializeOwned>(&self, name: &str, below: &str, compiled: &[CompiledIn]) -> Result<Option<Found<T>>> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if name.is_empty() || !name.chars().all(plain) {
             return Ok(None);

@@ -59,14 +59,22 @@ fn the_policy_page_lists_every_key_class_and_layer() {
     let page = page("man/oubliette-policy.5").replace("\\-", "-");
     let mut names: Vec<String> = Vec::new();
     names.extend(["", "[limits]", "[network]", "[kernel]", "[files]"].iter().flat_map(|table| keys::<Policy>(table)));
-    let tables =
-        ["", "[credential]", "[[credential.way]]", "[environment]", "[arguments]", "[check]", "[settings]\nformat = \"claude\""];
+    let tables = [
+        "",
+        "[credential]",
+        "[[credential.way]]",
+        "[environment]",
+        "[arguments]",
+        "[check]",
+        "[settings]\nformat = \"claude\"",
+    ];
     names.extend(tables.iter().flat_map(|table| keys::<AgentSpec>(&format!("title = \"x\"\n{table}"))));
     names.extend(Class::ALL.iter().map(|class| class.name().to_owned()));
     names.extend(Layer::ALL.iter().map(|layer| layer.name().to_owned()));
     assert!(names.len() > 80, "{names:?}");
     let listed = |name: &str| {
-        let words = |line: &str| line.split([' ', '[', ']']).map(|word| word.trim_matches(',').to_owned()).collect::<Vec<_>>();
+        let words =
+            |line: &str| line.split([' ', '[', ']']).map(|word| word.trim_matches(',').to_owned()).collect::<Vec<_>>();
         let marked = page.lines().filter(|line| line.starts_with(".B") || line.starts_with(".SS"));
         marked.flat_map(words).any(|word| word == name)
     };
