@@ -156,6 +156,8 @@ pub mod capability {
     pub const SETGID: u64 = 1 << 6;
     /// CAP_SETUID
     pub const SETUID: u64 = 1 << 7;
+    /// CAP_SETPCAP
+    pub const SETPCAP: u64 = 1 << 8;
     /// CAP_CHOWN
     pub const CHOWN: u64 = 1;
     /// CAP_SYS_ADMIN
