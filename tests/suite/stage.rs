@@ -96,7 +96,12 @@ impl Stage {
     pub fn command(&self, who: Who, wrap: &[&str]) -> Command {
         let mut words = wrap.iter().map(Path::new).chain([self.program.as_path()]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.own(who)).current_dir(self.own(who));
+        command
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.own(who))
+            .current_dir(self.own(who));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(uid) = self.uid.filter(|_| who == Who::User) {
             // The standard library also empties the supplementary groups when root gives a user id.
@@ -242,7 +247,9 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     while next < all.len() {
         let tasks = fs::read_dir(format!("/proc/{}/task", all[next])).into_iter().flatten().flatten();
         let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-        let children: Vec<i32> = children.flat_map(|text| text.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<_>>()).collect();
+        let children: Vec<i32> = children
+            .flat_map(|text| text.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<_>>())
+            .collect();
         all.extend(children);
         next += 1;
     }

@@ -16,8 +16,8 @@ use oubliette::attack::{ATTACKS, Target};
 use serde_json::Value;
 
 use crate::attack::host_refuses;
-use crate::stage::{Done, Running, Stage, Who, descendants};
 use crate::need;
+use crate::stage::{Done, Running, Stage, Who, descendants};
 
 /// One encounter at a time: each keeps a core busy.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -116,7 +116,12 @@ const BY_NETWORK: [&str; 5] = ["tcp-connect", "tcp-mapped", "mptcp-connect", "fa
 
 /// What Landlock without UIDs or namespaces lets B do to A: to the modes and times of files and by sockets with a path.
 const DAMAGE_UNDER_LANDLOCK: [&str; 7] = [
-    "home victim.txt", "path socket in home", "path socket in tmp", "path socket in work", "tmp victim.txt", "tmp_socket",
+    "home victim.txt",
+    "path socket in home",
+    "path socket in tmp",
+    "path socket in work",
+    "tmp victim.txt",
+    "tmp_socket",
     "work victim.txt",
 ];
 
@@ -174,7 +179,8 @@ fn agent_with_settings(stage: &Stage) -> PathBuf {
     let settings = &text[text.find("[settings]").unwrap()..];
     let agents = stage.path().join("policies/agents");
     fs::create_dir_all(&agents).unwrap();
-    fs::write(agents.join("probe.toml"), format!("title = \"a probe\"\ncommands = [\"oubliette\"]\n{settings}")).unwrap();
+    fs::write(agents.join("probe.toml"), format!("title = \"a probe\"\ncommands = [\"oubliette\"]\n{settings}"))
+        .unwrap();
     stage.path().join("policies")
 }
 
@@ -218,7 +224,8 @@ fn encounter(who: Who, tier: Tier, net: Net) -> Encounter {
     assert_eq!(a.err, "", "what A's launcher had to say");
     let damage = a.status.success().then(|| {
         let report: Value = serde_json::from_str(a.out.lines().last().unwrap_or_default()).unwrap();
-        let hurt = report["damage"].as_array().unwrap().iter().map(|entry| entry["object"].as_str().unwrap().to_owned());
+        let hurt =
+            report["damage"].as_array().unwrap().iter().map(|entry| entry["object"].as_str().unwrap().to_owned());
         let mut hurt: Vec<String> = hurt.collect();
         hurt.sort();
         hurt
@@ -265,13 +272,20 @@ fn offers(who: Who, tier: Tier) -> bool {
     }
     let stage = Stage::new();
     let mut command = stage.command(who, &[]);
-    command.args(["explain", "--json", "--policy"]).arg(stage.policy(&tier.off(), None)).arg("--state-dir").arg(stage.state(who));
+    command
+        .args(["explain", "--json", "--policy"])
+        .arg(stage.policy(&tier.off(), None))
+        .arg("--state-dir")
+        .arg(stage.state(who));
     let done = Running::start(command.args(["--network", "none", "--agent", "none", "--", "/bin/true"])).end();
     let said: Value = serde_json::from_str(&done.out).unwrap_or_else(|error| panic!("{error}: {done:?}"));
     let layers = said["plan"]["layers"].as_array().unwrap();
-    let missing = layers.iter().filter(|layer| layer["decision"] == "degrade").map(|layer| layer["layer"].as_str().unwrap());
+    let missing =
+        layers.iter().filter(|layer| layer["decision"] == "degrade").map(|layer| layer["layer"].as_str().unwrap());
     // Neither decides what one agent can do to another, and a plain user never has them.
-    let missing: Vec<&str> = missing.filter(|layer| !["cgroup", "settings"].contains(layer) && !(who == Who::User && *layer == "uid")).collect();
+    let missing: Vec<&str> = missing
+        .filter(|layer| !["cgroup", "settings"].contains(layer) && !(who == Who::User && *layer == "uid"))
+        .collect();
     missing.iter().all(|layer| need::need(layer, false))
 }
 
