@@ -224,13 +224,13 @@ impl Confinement<'_> {
         self.mount()?;
         self.name_and_network()?;
         prctl::set_no_new_privs().map_err(|errno| Failure::plain(errno, "set no_new_privs"))?;
-        capabilities::drop_bounding().map_err(|_| Failure::plain(Errno::EPERM, "empty the capability bounding set"))?;
+        capabilities::drop_bounding().map_err(|errno| Failure::plain(errno, "empty the capability bounding set"))?;
         if self.agent != self.launcher {
             ids::become_run(self.agent).map_err(|errno| Failure::plain(errno, "become the run's UID"))?;
             // Each change of the UID clears it (prctl(2)).
             self.bind_to_launcher()?;
         }
-        capabilities::drop_all().map_err(|_| Failure::plain(Errno::EPERM, "give up capabilities"))?;
+        capabilities::drop_all().map_err(|errno| Failure::plain(errno, "give up capabilities"))?;
         let terminal = self.open_terminal()?;
         self.move_credential()?;
         self.wait_for_launcher()?;
@@ -276,7 +276,7 @@ impl Confinement<'_> {
 
     fn name_and_network(&self) -> Result<(), Failure> {
         if self.plan.namespaces.uts {
-            nix::unistd::sethostname("cell").map_err(|errno| Failure::plain(errno, "name the cell"))?;
+            nix::unistd::sethostname("cell").map_err(|errno| Failure::at(Step::Uts, errno, "name the cell"))?;
         }
         if self.plan.namespaces.net {
             sys::net::loopback_up().map_err(|errno| Failure::at(Step::Net, errno, "bring the cell's loopback up"))?;

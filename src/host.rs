@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::layer::{Layer, Want};
+use crate::plan::layers;
 use crate::policy::Policy;
 use crate::program::Program;
+use crate::request::Request;
 use crate::sys;
 
 /// What was found on this host.
@@ -26,6 +29,8 @@ pub struct Host {
     pub mounts: Fact<()>,
     /// A fresh /proc inside a new PID namespace.
     pub proc: Fact<()>,
+    /// A name of the cell's own in a new UTS namespace.
+    pub uts: Fact<()>,
     /// A network namespace of the cell's own.
     pub net: Fact<()>,
     /// The Landlock ABI.
@@ -181,7 +186,11 @@ const MASKED: [&str; 10] = [
 impl Host {
     /// Reads the facts that cost next to nothing. What only an attempt can tell is taken as there until
     /// [`Host::learn`] is told otherwise.
-    pub fn probe(policy: &Policy) -> Host {
+    /// What only layers need that nobody wants is not looked for.
+    pub fn probe(request: &Request, policy: &Policy) -> Host {
+        let wanted = |layer| layers::want(request, policy, layer) != Want::Off;
+        let files = wanted(Layer::Root) || wanted(Layer::LandlockFs);
+        let off = || Fact::lacks("the policy switches it off", "change `layers` of the policy");
         let uid = nix::unistd::geteuid().as_raw();
         let capabilities = sys::process::effective_capabilities();
         let uid_map = uid_map();
@@ -192,16 +201,25 @@ impl Host {
             namespaces: namespaces(capabilities),
             mounts: Fact::Has(()),
             proc: Fact::Has(()),
+            uts: Fact::Has(()),
             net: Fact::Has(()),
             landlock: landlock(),
             seccomp: seccomp(),
             uids: uids(capabilities),
             uid_map,
-            cgroup: crate::confine::cgroup::find(uid),
+            cgroup: if wanted(Layer::Cgroup) { crate::confine::cgroup::find(uid) } else { off() },
             private_descriptors: sys::process::has_pidfd(),
-            files: policy.files.programs.iter().chain(&policy.files.config).filter_map(|path| shown(path)).collect(),
+            files: policy
+                .files
+                .programs
+                .iter()
+                .chain(&policy.files.config)
+                .filter(|_| files)
+                .filter_map(|path| shown(path))
+                .collect(),
             masked: MASKED
                 .iter()
+                .filter(|_| wanted(Layer::Root))
                 .filter_map(|name| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?)))
                 .collect(),
             programs: Programs::default(),
@@ -227,6 +245,7 @@ impl Host {
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));
         match step {
             Step::Clone | Step::UserMap => learn_namespaces(self, said),
+            Step::Uts => lose(&mut self.uts, said, "allow sethostname(2) in the container's seccomp profile"),
             Step::Net => lose(&mut self.net, said, "grant CAP_SYS_ADMIN or user namespaces to the launcher"),
             Step::Mount => lose(
                 &mut self.mounts,
@@ -260,6 +279,8 @@ pub enum Step {
     Clone = 1,
     /// Writing the maps of a user namespace.
     UserMap,
+    /// Naming the UTS namespace.
+    Uts,
     /// The network namespace.
     Net,
     /// A mount.
@@ -275,8 +296,17 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 8] =
-        [Step::Clone, Step::UserMap, Step::Net, Step::Mount, Step::Proc, Step::Landlock, Step::Seccomp, Step::Cgroup];
+    const ALL: [Step; 9] = [
+        Step::Clone,
+        Step::UserMap,
+        Step::Uts,
+        Step::Net,
+        Step::Mount,
+        Step::Proc,
+        Step::Landlock,
+        Step::Seccomp,
+        Step::Cgroup,
+    ];
 
     /// From its number in a message of the child's.
     pub fn from_number(number: u8) -> Option<Step> {
@@ -287,6 +317,7 @@ impl Step {
         match self {
             Step::Clone => "clone(2) with namespaces",
             Step::UserMap => "the map of a user namespace",
+            Step::Uts => "sethostname(2)",
             Step::Net => "the loopback of a network namespace",
             Step::Mount => "mount(2)",
             Step::Proc => "mounting /proc",

@@ -44,7 +44,7 @@ impl Job {
             None => library.agent_for(&Program::name(&request.command[0]).to_string_lossy())?,
         };
         check(&mut request, &agent)?;
-        let mut host = Host::probe(&level.value);
+        let mut host = Host::probe(&request, &level.value);
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = Program::find(&request.command[0], &search_path)?;
         if agent.value.settings.is_some() && !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {

@@ -4,7 +4,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -42,7 +41,7 @@ impl Program {
         let found = locate(command, search_path)?;
         let mut program = Program::default();
         program.add(&found, search_path, DEPTH)?;
-        program.path = real(&found)?;
+        program.path = program.executed.first().cloned().unwrap_or(found);
         Ok(program)
     }
 
@@ -194,15 +193,15 @@ enum Header {
 }
 
 fn header(file: &File) -> Header {
-    let mut start = Vec::with_capacity(256);
-    if file.take(256).read_to_end(&mut start).is_err() {
-        return Header::Other;
-    }
-    if let Some(line) = start.strip_prefix(b"#!") {
+    // The table of an ELF file mostly follows its header; of a script the kernel reads 256 bytes (execve(2)).
+    let mut start = [0; 1024];
+    let Ok(length) = file.read_at(&mut start, 0) else { return Header::Other };
+    let start = &start[..length];
+    if let Some(line) = start[..length.min(256)].strip_prefix(b"#!") {
         let end = line.iter().position(|&b| b == b'\n').unwrap_or(line.len());
         return Header::Script(line[..end].to_vec());
     }
-    if start.starts_with(b"\x7fELF\x02\x01") { Header::Elf(elf_loader(file, &start)) } else { Header::Other }
+    if start.starts_with(b"\x7fELF\x02\x01") { Header::Elf(elf_loader(file, start)) } else { Header::Other }
 }
 
 /// PT_INTERP of a 64-bit little-endian ELF file (elf(5)); nothing for a static one.
@@ -217,7 +216,11 @@ fn elf_loader(file: &File, header: &[u8]) -> Option<PathBuf> {
     let entry_size = number(header, 54, 2)?;
     for index in 0..number(header, 56, 2)?.min(64) {
         let mut entry = [0; 56];
-        file.read_exact_at(&mut entry, table.checked_add(index * entry_size)?).ok()?;
+        let at = table.checked_add(index * entry_size)?;
+        match usize::try_from(at).ok().and_then(|at| header.get(at..at.checked_add(56)?)) {
+            Some(known) => entry.copy_from_slice(known),
+            None => file.read_exact_at(&mut entry, at).ok()?,
+        }
         if number(&entry, 0, 4)? == PT_INTERP {
             let mut name = vec![0; usize::try_from(number(&entry, 32, 8)?).ok()?.min(4096)];
             file.read_exact_at(&mut name, number(&entry, 8, 8)?).ok()?;

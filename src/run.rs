@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
+use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid};
 
 use crate::confine::ids::Ids;
@@ -18,6 +19,7 @@ use crate::confine::{Failure, limits};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
+use crate::layer::Layer;
 use crate::plan::{Identity, Plan};
 use crate::progress::{Progress, Stage};
 use crate::request::Request;
@@ -55,7 +57,8 @@ pub fn run(request: Request) -> Result<Exit> {
     sys::environ::forget();
     progress.stage(Stage::Planned, || format!("{} at level {}", job.agent.value.title, job.level.name));
 
-    tell_degraded(&progress, &plan);
+    let mut told = Vec::new();
+    tell_degraded(&progress, &plan, &mut told);
 
     let mut host = job.host.clone();
     let (plan, finished) = {
@@ -71,7 +74,7 @@ pub fn run(request: Request) -> Result<Exit> {
                 // The host lacks what it was taken to have: plan again with that known, or refuse.
                 Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
                     plan = run.replan(&host).map_err(|refusal| refusal.error())?;
-                    tell_degraded(&run.progress, &plan);
+                    tell_degraded(&run.progress, &plan, &mut told);
                 }
                 _ => break (plan, finished),
             }
@@ -120,10 +123,28 @@ fn take_signals() -> Result<Signals> {
 }
 
 /// A layer that is missing is named before the agent starts.
-fn tell_degraded(progress: &Progress, plan: &Plan) {
-    let missing: Vec<String> = plan.degraded().map(|(layer, why, _)| format!("{layer} ({why})")).collect();
+fn tell_degraded(progress: &Progress, plan: &Plan, told: &mut Vec<Layer>) {
+    // A second plan may do without what the first one gave a layer up for.
+    let (regained, kept) = told.iter().partition::<Vec<Layer>, _>(|layer| plan.enforces(**layer));
+    *told = kept;
+    if !regained.is_empty() {
+        let names: Vec<&str> = regained.iter().map(|layer| layer.name()).collect();
+        progress.note(&format!("enforced after all: {}", names.join(", ")));
+    }
+    let mut missing: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (layer, why, _) in plan.degraded() {
+        if told.contains(&layer) {
+            continue;
+        }
+        told.push(layer);
+        match missing.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, layers)) => layers.push(layer.name()),
+            None => missing.push((why, vec![layer.name()])),
+        }
+    }
+    let missing: Vec<String> = missing.iter().map(|(why, layers)| format!("{} ({why})", layers.join(", "))).collect();
     if !missing.is_empty() {
-        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join(", ")));
+        progress.note(&format!("not enforced here: {}; `oubliette explain` says more", missing.join("; ")));
     }
 }
 
@@ -143,14 +164,9 @@ fn hide_launcher() -> Result<()> {
 
 /// A directory that the caller left open as a standard stream would lead out of every namespace.
 fn check_standard_streams() -> Result<()> {
-    let streams = [
-        std::io::stdin().as_fd().try_clone_to_owned(),
-        std::io::stdout().as_fd().try_clone_to_owned(),
-        std::io::stderr().as_fd().try_clone_to_owned(),
-    ];
+    let streams = [fstat(std::io::stdin()), fstat(std::io::stdout()), fstat(std::io::stderr())];
     for (number, stream) in streams.into_iter().enumerate() {
-        let is_directory = stream.is_ok_and(|fd| File::from(fd).metadata().is_ok_and(|meta| meta.is_dir()));
-        if is_directory {
+        if stream.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR) {
             return Err(Error::new(format!("hand descriptor {number} to the agent"), "it is a directory")
                 .hint("redirect it to a file or a pipe"));
         }

@@ -20,6 +20,8 @@ pub const MAX: usize = 32 * 1024;
 /// A credential. No `Clone`, no `Serialize`, a redacted `Debug`; wiped when dropped.
 pub struct Secret {
     vault: Vault,
+    /// How much of the vault was written.
+    touched: usize,
 }
 
 /// Where the caller keeps the credential.
@@ -124,6 +126,7 @@ impl Secret {
     }
 
     fn checked(mut vault: Vault, mut length: usize, object: &str) -> Result<Secret> {
+        let touched = length;
         while length > 0 && matches!(vault.space()[length - 1], b'\n' | b'\r') {
             length -= 1;
         }
@@ -138,7 +141,7 @@ impl Secret {
                 .hint("a credential is one line of printable text"));
         }
         vault.set_len(length);
-        Ok(Secret { vault })
+        Ok(Secret { vault, touched })
     }
 
     /// The bytes, for the one place that hands them over.
@@ -155,7 +158,7 @@ impl fmt::Debug for Secret {
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        self.vault.space().zeroize();
+        self.vault.space()[..self.touched].zeroize();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every raw system call and every `unsafe` block of the crate, one kernel concept per file.
 
 pub mod attack;
+pub mod capabilities;
 pub mod channel;
 pub mod environ;
 pub mod fds;

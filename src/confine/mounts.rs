@@ -2,15 +2,17 @@
 //! limited size that dies with the mount namespace.
 #![forbid(unsafe_code)]
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::{chdir, chown, pivot_root};
+use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::unistd::{chdir, chown, mkdir, pivot_root, symlinkat};
 
 use super::Failure;
 use super::ids::Ids;
@@ -140,7 +142,7 @@ impl Tree<'_> {
             ("dev/ptmx", "pts/ptmx"),
             ("var/tmp", "../tmp"),
         ] {
-            symlink(target, Path::new("root").join(link)).map_err(|error| failed(&error, &format!("link {link}")))?;
+            self::link(Path::new(target), &Path::new("root").join(link))?;
         }
         for device in DEVICES {
             file(&Path::new("root/dev").join(device))?;
@@ -159,11 +161,17 @@ impl Tree<'_> {
     fn write_files(&self) -> Done {
         for CellFile { path, bytes, mode, to_agent } in self.files {
             let place = behind(path);
-            parent(&place)?;
             let object = || format!("write {}", path.display());
             let mut options = OpenOptions::new();
-            let open = options.write(true).create_new(true).mode(*mode).custom_flags(libc::O_NOFOLLOW).open(&place);
-            let mut file = open.map_err(|error| failed(&error, &object()))?;
+            options.write(true).create_new(true).mode(*mode).custom_flags(libc::O_NOFOLLOW);
+            let opened = match (options.open(&place), place.parent()) {
+                (Err(error), Some(parent)) if error.kind() == std::io::ErrorKind::NotFound => {
+                    directory(parent)?;
+                    options.open(&place)
+                }
+                (opened, _) => opened,
+            };
+            let mut file = opened.map_err(|error| failed(&error, &object()))?;
             file.write_all(bytes).map_err(|error| failed(&error, &object()))?;
             if *to_agent && self.agent != self.launcher {
                 self.give_up_to_home(&place)?;
@@ -231,36 +239,28 @@ fn behind(path: &Path) -> PathBuf {
 }
 
 fn directory(path: &Path) -> Done {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(|error| failed(&error, &format!("make {}", path.display())))
-}
-
-fn parent(path: &Path) -> Done {
-    path.parent().map_or(Ok(()), directory)
+    made("make", path, || mkdir(path, Mode::from_bits_truncate(0o755)))
 }
 
 fn file(path: &Path) -> Done {
-    parent(path)?;
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o444)
-        .open(path)
-        .map(drop)
-        .map_err(|error| failed(&error, &format!("make {}", path.display())))
+    made("make", path, || mknod(path, SFlag::S_IFREG, Mode::from_bits_truncate(0o444), 0))
 }
 
 fn link(target: &Path, path: &Path) -> Done {
-    parent(path)?;
-    match symlink(target, path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(failed(&error, &format!("link {}", path.display())))
-        }
-        _ => Ok(()),
+    made("link", path, || symlinkat(target, AT_FDCWD, path))
+}
+
+/// Makes a name where it is missing. The directories above it are mostly there: they are made when the kernel says
+/// that they are not, since to ask first took half of all calls.
+fn made(verb: &str, path: &Path, make: impl Fn() -> Result<(), Errno>) -> Done {
+    let mut done = make();
+    if let (Err(Errno::ENOENT), Some(parent)) = (done, path.parent()) {
+        directory(parent)?;
+        done = make();
+    }
+    match done {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(plain(errno, &format!("{verb} {}", path.display()))),
     }
 }
 
@@ -278,9 +278,7 @@ fn read_only(path: impl AsRef<Path>) -> Done {
 
 fn restrict(path: &Path, read_only: bool) -> Done {
     let object = || format!("restrict {}", path.display());
-    let options = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path);
-    let fd = options.map_err(|error| failed(&error, &object()))?;
-    sys::mounts::restrict_tree(fd.as_fd(), read_only, false).map_err(|errno| failure(errno, &object()))
+    sys::mounts::restrict_tree(path, read_only, false).map_err(|errno| failure(errno, &object()))
 }
 
 /// Binds the directory that was checked, or nothing: whoever owns a parent of it could put another into its place.
@@ -303,6 +301,10 @@ fn failure(errno: Errno, action: &str) -> Failure {
 }
 
 fn failed(error: &std::io::Error, action: &str) -> Failure {
-    // A full tmpfs or a missing file says nothing of the host.
-    Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), action)
+    plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), action)
+}
+
+/// A full tmpfs or a missing file says nothing of the host.
+fn plain(errno: Errno, action: &str) -> Failure {
+    Failure::plain(errno, action)
 }

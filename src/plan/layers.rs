@@ -42,6 +42,8 @@ pub fn decide(
     host: &Host,
     network: NetworkMode,
 ) -> Vec<Planned> {
+    let preferred = prefer_uid(policy, host);
+    let host = preferred.as_ref().unwrap_or(host);
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
@@ -50,7 +52,8 @@ pub fn decide(
     all.collect()
 }
 
-fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
+/// How much this run insists on a layer.
+pub fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
     let by_name = request.require.contains(&Require::Layer(layer));
     match policy.want(layer) {
         _ if by_name => Want::Required,
@@ -75,7 +78,11 @@ fn decision(request: &Request, layer: Layer, want: Want, can: Can) -> Decision {
 fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     match layer {
         Layer::Pid | Layer::Root => cellular(layer, policy, host),
-        Layer::Ipc | Layer::Uts => of(&host.namespaces, |maker| made(*maker)),
+        Layer::Ipc => of(&host.namespaces, |maker| made(*maker)),
+        Layer::Uts => match &host.uts {
+            Fact::Has(()) => of(&host.namespaces, |maker| made(*maker)),
+            Fact::Lacks(lack) => Can::Lack(lack.clone()),
+        },
         Layer::Net => net(host, network),
         Layer::Uid => uid(request, policy, agent, host, network),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
@@ -183,6 +190,22 @@ fn in_force(
 ) -> bool {
     want(request, policy, layer) != Want::Off
         && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+}
+
+/// A UID of the run's own stops more than namespaces without a private root do, and a user namespace maps the launcher's
+/// UID alone: where only one of the two can be had, it is the UID.
+fn prefer_uid(policy: &Policy, host: &Host) -> Option<Host> {
+    let costly = host.namespaces.get() == Ok(&Maker::UserNamespace)
+        && host.uids.get().is_ok()
+        && policy.want(Layer::Uid) != Want::Off
+        && !matches!(cellular(Layer::Root, policy, host), Can::Enforce(_));
+    let lack = || match cellular(Layer::Root, policy, host) {
+        Can::Lack(Lack { why, remedy }) => {
+            Lack::new(format!("without mounts a user namespace is not worth the run's own UID: {why}"), remedy)
+        }
+        _ => Lack::new("a user namespace would cost the run's own UID", "grant CAP_SYS_ADMIN"),
+    };
+    costly.then(|| Host { namespaces: Fact::Lacks(lack()), ..host.clone() })
 }
 
 /// Layers that are a namespace.

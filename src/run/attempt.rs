@@ -326,8 +326,8 @@ impl Run<'_> {
         if plan.namespaces.pid {
             return true;
         }
-        let by_uid = lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()));
-        end_orphans() && by_uid
+        // Reaped first: a zombie counts as a process of the UID.
+        end_orphans() && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
     }
 
     fn write_outputs(

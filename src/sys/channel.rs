@@ -66,7 +66,8 @@ impl Channel {
         let mut vector = [IoSliceMut::new(&mut bytes)];
         let received = loop {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Err(Errno::EINTR) => {}
+                // The other end closed without reading all that we had sent; what it sent is still there (unix(7)).
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 other => break other?,
             }
         };
@@ -81,6 +82,21 @@ impl Channel {
         }
         let length = received.bytes;
         Ok((length > 0).then(|| Message { bytes: bytes[..length].to_vec(), fd }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_an_end_that_did_not_listen_are_heard() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(b"g", None).unwrap();
+        b.send(b"failed", None).unwrap();
+        drop(b);
+        assert_eq!(a.receive().unwrap().unwrap().bytes, b"failed");
+        assert!(a.receive().unwrap().is_none());
     }
 }
 

@@ -37,8 +37,7 @@ unsafe fn raw_clone(flags: libc::c_ulong) -> libc::c_long {
 
 /// The effective capabilities as bits, none where the kernel does not say.
 pub fn effective_capabilities() -> u64 {
-    let set = caps::read(None, caps::CapSet::Effective).unwrap_or_default();
-    set.iter().map(caps::Capability::bitmask).fold(0, |all, bit| all | bit)
+    super::capabilities::effective().unwrap_or_default()
 }
 
 /// Whether pidfd_open(2) exists. It does from Linux 5.3 on and not under gVisor, where a process may open the

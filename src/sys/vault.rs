@@ -36,7 +36,7 @@ impl Vault {
         unsafe {
             madvise(start, SIZE, MmapAdvise::MADV_DONTFORK)?;
             madvise(start, SIZE, MmapAdvise::MADV_DONTDUMP)?;
-            let _ = mlock(start, SIZE);
+            lock(start);
         }
         Ok(vault)
     }
@@ -56,6 +56,19 @@ impl Vault {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: length ≤ SIZE bytes of the mapping, borrowed with self.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length) }
+    }
+}
+
+/// Keeps out of swap what is touched. mlock(2) without that would make every page of the largest secret at once.
+///
+/// # Safety
+/// `start` is a mapping of [`SIZE`] bytes.
+unsafe fn lock(start: NonNull<libc::c_void>) {
+    // SAFETY: neither call changes the content; the caller names the mapping.
+    unsafe {
+        if libc::mlock2(start.as_ptr(), SIZE, libc::MLOCK_ONFAULT) != 0 {
+            let _ = mlock(start, SIZE);
+        }
     }
 }
 
