@@ -39,13 +39,13 @@ use conclude::{conclude, not_confined};
 pub fn run(request: Request) -> Result<Exit> {
     let started = Instant::now();
     let report = request.report_fd.map(open_report).transpose()?;
+    hide_launcher()?;
     let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
     let signals = take_signals()?;
     let mut job = Job::new(request)?;
     let plan = job.plan().map_err(|refusal| refusal.error())?;
     let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?;
-    hide_launcher()?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
     let state = State::open(job.request.state_dir.as_deref())?;
@@ -155,7 +155,7 @@ fn uid_range(job: &Job, plan: &Plan) -> crate::request::UidRange {
     }
 }
 
-/// The launcher holds the credential from here on: nobody of the same UID attaches to it or reads its memory, and no
+/// Before the launcher has the credential: nobody of the same UID attaches to it or reads its memory, and no
 /// core file of it is written.
 fn hide_launcher() -> Result<()> {
     prctl::set_dumpable(false).map_err(|errno| Error::new("hide the launcher's memory", errno))?;

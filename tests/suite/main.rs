@@ -22,6 +22,8 @@ mod plans; // the plan as a table: facts, levels and agents on one side, decisio
 mod policies; // where policies come from, and what is wrong with them
 
 // Cells.
+mod cell_posture; // what an agent is equals what the plan promised
+mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
 mod two_users; // A's agent is the victim, B's tries everything, tier by tier
 
 // Parts of a run.
