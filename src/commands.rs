@@ -45,9 +45,7 @@ pub fn main() -> ExitCode {
 
 fn fail(error: &Error) -> ExitCode {
     say(&error.to_string());
-    if let Some(hint) = error.remedy() {
-        let _ = writeln!(std::io::stderr().lock(), "hint: {}", one_line(hint));
-    }
+    let _ = writeln!(std::io::stderr().lock(), "hint: {}", one_line(error.remedy()));
     error.status().into()
 }
 

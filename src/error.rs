@@ -48,14 +48,19 @@ impl Error {
         self.exit
     }
 
-    /// The remedy, where there is one. What runs out in the launcher itself has one of its own, whatever the object.
-    pub fn remedy(&self) -> Option<&str> {
-        match self.errno {
-            Some(Errno::EMFILE | Errno::ENFILE) => Some("raise the limit on open files (ulimit -n)"),
-            Some(Errno::EAGAIN) => Some("raise the limit on processes (ulimit -u), or wait for some to end"),
-            Some(Errno::ENOMEM) => Some("free memory, or raise the limit on it (ulimit -v)"),
-            Some(Errno::EFBIG) => Some("raise the limit on the size of a file (ulimit -f)"),
-            _ => self.hint.as_deref(),
+    /// The remedy. What runs out in the launcher itself has one of its own, whatever the object.
+    pub fn remedy(&self) -> &str {
+        match (self.errno, &self.hint) {
+            (Some(Errno::EMFILE | Errno::ENFILE), _) => "raise the limit on open files (ulimit -n)",
+            (Some(Errno::EAGAIN), _) => "raise the limit on processes (ulimit -u), or wait for some to end",
+            (Some(Errno::ENOMEM), _) => "free memory, or raise the limit on it (ulimit -v)",
+            (Some(Errno::EFBIG), _) => "raise the limit on the size of a file (ulimit -f)",
+            (_, Some(hint)) => hint,
+            (Some(Errno::ENOSPC | Errno::EDQUOT), None) => "free the disk",
+            (Some(Errno::EACCES | Errno::EPERM | Errno::EROFS), None) => {
+                "check that this user may read and write there"
+            }
+            _ => "`oubliette doctor` says what this host offers",
         }
     }
 }

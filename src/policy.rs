@@ -44,7 +44,7 @@ pub struct Policy {
 
 /// Which commands the agent's settings allow. The word is the agent's `Bash(git *)`, not a kernel rule.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"none\", \"any\" or a list of program names")]
 pub enum Commands {
     /// `"none"` or `"any"`.
     All(AllCommands),
@@ -144,7 +144,7 @@ impl NetworkMode {
 
 /// TCP ports.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"any\" or a list of ports from 0 to 65535")]
 pub enum Ports {
     /// `"any"`: no rule.
     Any(AnyWord),
@@ -180,7 +180,7 @@ impl Default for Kernel {
 
 /// Programs that Landlock lets the agent execute.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"any\" or a list of programs")]
 pub enum Execute {
     /// `"any"`: everything that the cell shows.
     Any(AnyWord),
@@ -250,7 +250,7 @@ impl Execute {
 pub struct Bytes(pub u64);
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number of bytes or a text such as \"512MiB\"")]
 enum BytesText {
     Number(u64),
     Text(String),

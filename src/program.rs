@@ -125,7 +125,7 @@ fn surroundings(path: &Path) -> Option<PathBuf> {
     }
     let prefix = path.parent()?.parent()?;
     let name = path.file_name()?.as_bytes();
-    let home = std::env::home_dir();
+    let home = crate::sys::environ::home();
     let safe = prefix.parent().is_some() && home.is_none_or(|home| !home.starts_with(prefix));
     let library = prefix.join("lib").join(OsStr::from_bytes(name));
     (safe && name.starts_with(b"python3") && library.is_dir()).then(|| prefix.to_owned())
@@ -151,7 +151,9 @@ fn needs_siblings(package: &Path, modules: &Path) -> bool {
 
 fn locate(command: &OsStr, search_path: &OsStr) -> Result<PathBuf> {
     if command.is_empty() {
-        return Err(Error::new("run the command", "its name is empty").exit(Exit::NotFound));
+        return Err(Error::new("run the command", "its name is empty")
+            .hint("put the command after `--`")
+            .exit(Exit::NotFound));
     }
     if command.as_bytes().contains(&b'/') {
         let path = std::path::absolute(command).map_err(|error| cannot_execute(Path::new(command), error))?;

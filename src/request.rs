@@ -202,7 +202,7 @@ impl Config {
     /// # Errors
     /// Not a range.
     pub fn uid_range(&self) -> Result<Option<UidRange>> {
-        self.uid_range.as_deref().map(|text| parsed("uid-range", text)).transpose()
+        self.uid_range.as_deref().map(|text| parsed("uid-range", text, From::File)).transpose()
     }
 }
 
@@ -225,6 +225,10 @@ impl Merge<'_> {
         };
         self.sources.push(Setting { name, value: value.show(), from });
         Some(value)
+    }
+
+    fn parsed<T: std::str::FromStr<Err = String>>(&self, name: &str, text: &str) -> Result<T> {
+        parsed(name, text, self.from(name).unwrap_or(From::Flag))
     }
 
     fn default(&mut self, name: &'static str, value: &str) {
@@ -296,15 +300,15 @@ impl Request {
             patch: args.patch,
             network: merge.pick("network", args.network, config.network),
             require,
-            timeout: timeout.as_deref().map(|text| parsed("timeout", text)).transpose()?,
-            grace: grace.as_deref().map(|text| parsed("grace", text)).transpose()?,
+            timeout: timeout.as_deref().map(|text| merge.parsed("timeout", text)).transpose()?,
+            grace: grace.as_deref().map(|text| merge.parsed("grace", text)).transpose()?,
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
-            upstream: upstream.as_deref().map(|text| parsed("upstream", text)).transpose()?,
+            upstream: upstream.as_deref().map(|text| merge.parsed("upstream", text)).transpose()?,
             setenv: variables(args.setenv)?,
             report_fd: args.report_fd,
             quiet: args.quiet,
             state_dir: merge.pick("state-dir", args.state_dir, config.state_dir),
-            uid_range: uid_range.as_deref().map(|text| parsed("uid-range", text)).transpose()?,
+            uid_range: uid_range.as_deref().map(|text| merge.parsed("uid-range", text)).transpose()?,
             policy_dir: merge.pick("policy-dir", args.policy_dir, config.policy_dir),
             command: args.command,
             sources: merge.sources,
@@ -441,8 +445,15 @@ fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
         .collect()
 }
 
-fn parsed<T: std::str::FromStr<Err = String>>(name: &str, text: &str) -> Result<T> {
-    text.parse().map_err(|error: String| Error::new(format!("use --{name}"), error).hint("see `oubliette run --help`"))
+fn parsed<T: std::str::FromStr<Err = String>>(name: &str, text: &str, from: From) -> Result<T> {
+    let (object, hint) = match from {
+        From::Variable => {
+            (format!("OUBLIETTE_{}", name.replace('-', "_").to_uppercase()), "correct or unset the variable")
+        }
+        From::File => (format!("`{name}` of {ETC}/config.toml"), "correct the file"),
+        From::Flag | From::Default => (format!("--{name}"), "see `oubliette run --help`"),
+    };
+    text.parse().map_err(|error: String| Error::new(format!("use {object}"), error).hint(hint))
 }
 
 impl std::str::FromStr for Upstream {

@@ -92,7 +92,7 @@ fn persistent() -> Result<PathBuf> {
         return Ok("/var/lib/oubliette".into());
     }
     let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let Some(base) = base.or_else(|| std::env::home_dir().map(|home| home.join(".local/state"))) else {
+    let Some(base) = base.or_else(|| crate::sys::environ::home().map(|home| home.join(".local/state"))) else {
         return Err(Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
             .hint("name one with --state-dir"));
     };

@@ -83,7 +83,7 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
         .canonicalize()
         .map_err(|error| Error::new(&*object, error).hint("name a directory that this user may enter"))?;
     let state = state.path.canonicalize().unwrap_or_else(|_| state.path.clone());
-    let home = std::env::home_dir().map(|home| home.canonicalize().unwrap_or(home));
+    let home = crate::sys::environ::home().map(|home| home.canonicalize().unwrap_or(home));
     if state.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
         return refuse("it holds a HOME or the state directory".into(), "name the directory of the project alone");
     }
@@ -118,8 +118,14 @@ fn lock(dir: &File, object: &str) -> Result<Flock<OwnedFd>> {
 /// The kept workspace of a user. Its name is a keyed hash of the user id: nobody guesses it, and no id is a path.
 fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Result<Kept> {
     let (place, kept) = state.workspaces()?;
-    let failed = |errno: Errno| {
-        Error::new("open the user's workspace", errno).hint("make the persistent state directory writable")
+    let failed = |errno: Errno| match errno {
+        Errno::EUSERS => {
+            let (_, UidRange { first, last }) = crate::uids::split(range);
+            let cause = format!("every UID of {first}-{last} is bound to the workspace of another user");
+            Error::new("open the user's workspace", cause)
+                .hint(format!("name a larger range with --uid-range, or remove workspaces from {}", place.display()))
+        }
+        errno => Error::new("open the user's workspace", errno).hint("make the persistent state directory writable"),
     };
     let name = hashed(user, &key(kept.as_fd()).map_err(failed)?);
     let path = place.join(&name);
@@ -177,7 +183,7 @@ fn free_uid(kept: &OwnedFd, range: UidRange) -> Result<u32, Errno> {
             taken.insert(stat.st_uid);
         }
     }
-    (bound.first..=bound.last).find(|uid| !taken.contains(uid)).ok_or(Errno::ENOSPC)
+    (bound.first..=bound.last).find(|uid| !taken.contains(uid)).ok_or(Errno::EUSERS)
 }
 
 /// 32 random bytes that only this user reads, made at the first need.

@@ -77,6 +77,9 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
 
 /// A step before the agent failed.
 pub(super) fn not_confined(failure: Failure) -> Error {
+    if failure.errno == Errno::EINTR {
+        return Error::new(failure.action, "the launcher was told to end").hint("nothing of it is left; start it again");
+    }
     if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
     }

@@ -1,10 +1,28 @@
 //! The launcher's own environment block, which every process of the same user may read in /proc/PID/environ.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 unsafe extern "C" {
     static mut environ: *const *mut libc::c_char;
+}
+
+/// The caller's HOME: the variable, else what /etc/passwd says.
+///
+/// Not [`std::env::home_dir`]: without the variable, as in a service of systemd's, that asks the C library, which in a
+/// statically linked program loads the host's NSS modules and crashes on any other version than its own.
+pub fn home() -> Option<PathBuf> {
+    let named = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    named.or_else(|| {
+        let uid = nix::unistd::getuid().to_string();
+        let text = std::fs::read("/etc/passwd").ok()?;
+        // name:password:UID:GID:gecos:directory:shell (passwd(5))
+        let mut lines = text.split(|&b| b == b'\n').map(|line| line.split(|&b| b == b':').collect::<Vec<_>>());
+        let own = lines.find(|fields| fields.get(2) == Some(&uid.as_bytes()))?;
+        Some(PathBuf::from(OsStr::from_bytes(own.get(5)?))).filter(|home| home.is_absolute())
+    })
 }
 
 /// Moves the value of `name` into `space` and overwrites every copy of it in the block that the kernel made at exec.

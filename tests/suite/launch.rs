@@ -2,12 +2,14 @@
 //! test's, as a plain user with a runtime directory of the test's. Every wait is bounded.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::need;
@@ -98,6 +100,7 @@ impl Lab {
             setup: String::new(),
             through: String::new(),
             redirect: String::new(),
+            after: String::new(),
             program: self.path("oubliette"),
             variables: Vec::new(),
         }
@@ -136,6 +139,7 @@ pub struct Launch<'a> {
     setup: String,
     through: String,
     redirect: String,
+    after: String,
     program: PathBuf,
     variables: Vec<(OsString, OsString)>,
 }
@@ -165,6 +169,12 @@ impl Launch<'_> {
         self
     }
 
+    /// Shell commands when the program has ended.
+    pub fn after(mut self, commands: &str) -> Self {
+        self.after = commands.to_owned();
+        self
+    }
+
     /// The program under another name.
     pub fn program(mut self, path: &str) -> Self {
         self.program = path.into();
@@ -186,8 +196,10 @@ impl Launch<'_> {
             String::new()
         };
         let mounts = if root { format!("mount --bind $L/run /run && {}", self.mounts) } else { String::new() };
-        let Launch { setup, through, redirect, .. } = self;
-        let script = format!("L=$0; {mounts}{setup}exec {become_user} {through} \"$@\" {redirect}");
+        let Launch { setup, through, redirect, after, .. } = self;
+        let (exec, after) =
+            if after.is_empty() { ("exec", String::new()) } else { ("", format!("; s=$?; {after}; exit $s")) };
+        let script = format!("L=$0; {mounts}{setup}{exec} {become_user} {through} \"$@\" {redirect}{after}");
         let mut command = Command::new(if root { "unshare" } else { "sh" });
         if root {
             command.args(["--mount", "--propagation", "private", "sh"]);
@@ -207,9 +219,10 @@ impl Launch<'_> {
 
     /// Starts it; what it says is read when it has ended.
     pub fn start(self) -> Running {
-        let [out, err] = [0, 1].map(|_| tempfile::tempfile().unwrap());
-        let own = |file: &File| Stdio::from(file.try_clone().unwrap());
-        let child = self.command().stdin(Stdio::null()).stdout(own(&out)).stderr(own(&err)).spawn().unwrap();
+        let mut child =
+            self.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = collect(child.stdout.take().unwrap());
+        let err = collect(child.stderr.take().unwrap());
         Running { child, out, err }
     }
 
@@ -223,8 +236,19 @@ impl Launch<'_> {
 pub struct Running {
     /// The launcher.
     pub child: Child,
-    out: File,
-    err: File,
+    out: Receiver<Vec<u8>>,
+    err: Receiver<Vec<u8>>,
+}
+
+/// Reads a pipe to its end, which comes when the last process that has it is gone.
+fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        sender.send(bytes)
+    });
+    receiver
 }
 
 impl Running {
@@ -241,14 +265,15 @@ impl Running {
                 None => {
                     let _ = self.child.kill();
                     let _ = self.child.wait();
-                    panic!(
-                        "it does not end; so far it said {:?}",
-                        Ended::read(ExitStatus::default(), &self.out, &self.err)
-                    );
+                    panic!("it does not end; it said {:?}", self.err.recv_timeout(Duration::from_secs(1)));
                 }
             }
         };
-        Ended::read(status, &self.out, &self.err)
+        let text = |pipe: &Receiver<Vec<u8>>| {
+            let bytes = pipe.recv_timeout(LONGEST).expect("a process of the cell holds its output open");
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Ended { status, stdout: text(&self.out), stderr: text(&self.err) }
     }
 
     /// Waits until the launcher has stopped itself.
@@ -278,16 +303,6 @@ pub struct Ended {
 }
 
 impl Ended {
-    fn read(status: ExitStatus, out: &File, err: &File) -> Ended {
-        use std::os::unix::fs::FileExt;
-        let read = |file: &File| {
-            let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
-        Ended { status, stdout: read(out), stderr: read(err) }
-    }
-
     /// The exit status; 128 + n for a signal.
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
