@@ -27,7 +27,7 @@ use crate::layer::Layer;
 use crate::plan::{Credential, Identity, Plan, Text};
 use crate::policy::agent::Way;
 use crate::progress::{Progress, Stage, say};
-use crate::report::{Leftover, Report, Timings, Usage};
+use crate::report::{Leftover, Report, Timings, Usage, VERSION};
 use crate::request::{Export, Request};
 use crate::secret::{Secret, SecretSource};
 use crate::state::State;
@@ -65,17 +65,45 @@ struct Finished {
     wiped: Wiped,
 }
 
-/// Runs an agent in a cell and wipes it.
+/// Runs an agent in a cell and wipes it. Every run writes its report, a refused one too.
 ///
 /// # Errors
 /// What was refused or failed before the agent ran. Nothing is left of it.
-pub fn run(request: Request) -> Result<Exit> {
+pub fn run(report_fd: Option<i32>, request: impl FnOnce() -> Result<Request>) -> Result<Exit> {
     let started = Instant::now();
+    let mut report = report_fd.map(open_report).transpose()?;
+    let mut known = Report::default();
+    let result = request().and_then(|request| perform(request, started, &mut report, &mut known));
+    // Still here: nobody has written it.
+    if let (Err(error), Some(file)) = (&result, report) {
+        known.outcome = Ended::Refused(error.to_string());
+        known.status = error.status().status();
+        known.error = Some(error.to_string());
+        write_report(file, &known);
+    }
+    result
+}
+
+fn write_report(mut file: File, report: &Report) {
+    let mut text = serde_json::to_vec(report).unwrap_or_default();
+    text.push(b'\n');
+    if let Err(error) = file.write_all(&text) {
+        say(&format!("cannot write the report: {error}"));
+    }
+}
+
+/// `known` is what a report can say when this fails.
+fn perform(request: Request, started: Instant, report: &mut Option<File>, known: &mut Report) -> Result<Exit> {
+    known.user = request.user.to_string();
+    known.agent = request.agent.clone().unwrap_or_default();
     let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
-    let report = request.report_fd.map(open_report).transpose()?;
     check_standard_streams()?;
     let mut job = Job::new(request)?;
-    let plan = job.plan().map_err(|refusal| refusal.error())?;
+    known.agent.clone_from(&job.agent.name);
+    known.level.clone_from(&job.level.name);
+    let plan = job.plan().map_err(|refusal| refused(known, *refusal))?;
+    known.layers.clone_from(&plan.layers);
+    known.classes.clone_from(&plan.classes);
     let secret = job.request.credential.as_ref().map(Secret::read).transpose()?;
     hide_launcher()?;
     let terminal = Terminal::open();
@@ -103,7 +131,7 @@ pub fn run(request: Request) -> Result<Exit> {
             match &finished.outcome {
                 // The host lacks what it was taken to have: plan again with that known, or refuse.
                 Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
-                    plan = run.replan(&host).map_err(|refusal| refusal.error())?;
+                    plan = run.replan(&host).map_err(|refusal| refused(known, *refusal))?;
                     tell_degraded(&run.progress, &plan);
                 }
                 _ => break (plan, finished),
@@ -111,7 +139,13 @@ pub fn run(request: Request) -> Result<Exit> {
         }
     };
     job.host = host;
-    conclude(&job, &plan, finished, report)
+    conclude(&job, &plan, finished, report.take())
+}
+
+fn refused(known: &mut Report, refusal: crate::plan::Refusal) -> Error {
+    let error = refusal.error();
+    known.layers = refusal.layers;
+    error
 }
 
 /// Corrects the facts of a job's host by trying every step of its plan without an agent, until a plan can be put into
@@ -533,9 +567,9 @@ fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) ->
     }
     let error = error.or(failure.map(not_confined)).or(explain_end(&ended, plan));
     let status = if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
-    if let Some(mut file) = report {
+    if let Some(file) = report {
         let report = Report {
-            version: 1,
+            version: VERSION,
             cell,
             user: job.request.user.to_string(),
             agent: job.agent.name.clone(),
@@ -549,11 +583,7 @@ fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) ->
             usage,
             left,
         };
-        let mut text = serde_json::to_vec(&report).unwrap_or_default();
-        text.push(b'\n');
-        if let Err(error) = file.write_all(&text) {
-            say(&format!("cannot write the report: {error}"));
-        }
+        write_report(file, &report);
     }
     match error {
         Some(error) => Err(error.exit(status)),
@@ -573,7 +603,7 @@ fn not_confined(failure: Failure) -> Error {
 fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
     let program = plan.program.display();
     match ended {
-        Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) => None,
+        Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) | Ended::Refused(_) => None,
         Ended::Deadline => Some(
             Error::new(format!("let {program} go on"), format!("its {} are over", crate::policy::Time(plan.timeout)))
                 .hint("give it more with --timeout"),

@@ -58,11 +58,6 @@ pub fn open_terminal() -> Result<Terminal, Failure> {
 /// # Errors
 /// The errno of what failed.
 pub fn attach(stdio: Stdio, terminal: Option<OwnedFd>, credential: Option<OwnedFd>, exec_failed: &OwnedFd) -> Result<(), Errno> {
-    if let Some(terminal) = &terminal {
-        // Only the leader of a session without a terminal gets one.
-        let _ = setsid();
-        sys::tty::take_control(terminal.as_fd())?;
-    }
     for (number, stream) in (0..).zip(stdio.0) {
         match stream {
             Stream::Inherit => {}

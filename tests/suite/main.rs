@@ -3,6 +3,7 @@
 
 // What the tests stand on.
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
+mod launch; // a place with a state directory, and the launcher started in it as root or as a plain user
 mod need; // what a test needs from its host, and what happens when that is not there
 
 // The repository itself.
@@ -17,3 +18,4 @@ mod posture; // what `__posture` says about a process whose posture is known
 
 // Parts of a run.
 mod tree; // wipe, copy, export and patch on hostile trees
+mod crash; // `kill -9` at every stage, of launcher, init and both; sweep on what that leaves and on planted state
