@@ -333,8 +333,13 @@ impl Confined {
     }
 
     fn become_agent(self) -> ! {
+        // Init leads the session where there is one, and has taken control.
+        let control = match &self.terminal {
+            Some(terminal) if !self.has_init => sys::tty::take_control(terminal.as_fd()),
+            _ => Ok(()),
+        };
         let Command { program, arguments, environment, stdio, credential, exec_failed } = self.command;
-        let errno = match session::attach(stdio, self.terminal, credential, &exec_failed) {
+        let errno = match control.and_then(|()| session::attach(stdio, self.terminal, credential, &exec_failed)) {
             Ok(()) => sys::process::exec(&program, &arguments, &environment),
             Err(errno) => errno,
         };
