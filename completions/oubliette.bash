@@ -88,7 +88,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__explain)
-            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --report-fd --quiet --state-dir --uid-range --require --level --agent --help"
+            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -228,6 +228,13 @@ _oubliette() {
                     ;;
                 --uid-range)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --policy-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --require)
@@ -356,7 +363,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__run)
-            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --report-fd --quiet --state-dir --uid-range --require --level --agent --help"
+            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -496,6 +503,13 @@ _oubliette() {
                     ;;
                 --uid-range)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --policy-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --require)

@@ -52,6 +52,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l grace -d 'Ti
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy-dir -d 'A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one)' -r -f -a "all\t''
 pid\t''
 root\t''
@@ -95,6 +96,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l grace -d
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy-dir -d 'A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one)' -r -f -a "all\t''
 pid\t''
 root\t''

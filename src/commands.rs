@@ -87,7 +87,10 @@ fn wrong_words(error: &clap::Error) -> Error {
 fn dispatch(command: Command, matches: &ArgMatches) -> Result<Exit> {
     let sub = matches.subcommand().map_or(matches, |(_, sub)| sub);
     match command {
-        Command::Run(args) => crate::run::run(Request::new(*args, sub, Config::read()?)?),
+        Command::Run(args) => {
+            let report_fd = args.report_fd;
+            crate::run::run(report_fd, || Request::new(*args, sub, Config::read()?))
+        }
         Command::Explain(args) => explain(*args, sub),
         Command::Doctor(args) => doctor(args),
         Command::Sweep(args) => sweep(&args),

@@ -155,6 +155,8 @@ pub struct Confinement<'a> {
     pub work: Option<BorrowedFd<'a>>,
     /// What fills the workspace, where it is on the cell's tmpfs.
     pub filling: Filling<'a>,
+    /// The control group, where the child enters it by itself.
+    pub cgroup: Option<&'a cgroup::Cgroup>,
     /// The tmpfs is read after the run: hand its directory out.
     pub hand_out: bool,
     /// The compiled filter.
@@ -216,6 +218,7 @@ impl Confinement<'_> {
     /// The layer that could not be put into force. The process must then end: it may be half confined.
     pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
+        self.cgroup.map_or(Ok(()), cgroup::Cgroup::enter)?;
         if self.plan.namespaces.user {
             ids::map_self(self.launcher)
                 .map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
@@ -330,8 +333,13 @@ impl Confined {
     }
 
     fn become_agent(self) -> ! {
+        // Init leads the session where there is one, and has taken control.
+        let control = match &self.terminal {
+            Some(terminal) if !self.has_init => sys::tty::take_control(terminal.as_fd()),
+            _ => Ok(()),
+        };
         let Command { program, arguments, environment, stdio, credential, exec_failed } = self.command;
-        let errno = match session::attach(stdio, self.terminal, credential, &exec_failed) {
+        let errno = match control.and_then(|()| session::attach(stdio, self.terminal, credential, &exec_failed)) {
             Ok(()) => sys::process::exec(&program, &arguments, &environment),
             Err(errno) => errno,
         };

@@ -7,13 +7,16 @@ use crate::plan::{Denied, Planned};
 use crate::supervise::Ended;
 use crate::wipe::Left;
 
+/// The version of the format.
+pub const VERSION: u32 = 1;
+
 /// What a run came to.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
     /// The version of this format.
     pub version: u32,
-    /// The cell.
+    /// The cell; empty where the run was refused.
     pub cell: String,
     /// Whose run it was.
     pub user: String,
@@ -37,6 +40,27 @@ pub struct Report {
     pub usage: Usage,
     /// What could not be removed; empty when nothing is left.
     pub left: Vec<Leftover>,
+}
+
+/// Of a run of which nothing is known.
+impl Default for Report {
+    fn default() -> Report {
+        Report {
+            version: VERSION,
+            cell: String::new(),
+            user: String::new(),
+            agent: String::new(),
+            level: String::new(),
+            layers: Vec::new(),
+            classes: Vec::new(),
+            outcome: Ended::Refused(String::new()),
+            status: 0,
+            error: None,
+            timings: Timings::default(),
+            usage: Usage::default(),
+            left: Vec::new(),
+        }
+    }
 }
 
 /// Durations in microseconds.

@@ -20,32 +20,53 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::layer::Layer;
-use crate::plan::{Identity, Plan};
+use crate::plan::{Identity, Plan, Refusal};
 use crate::progress::{Progress, Stage};
+use crate::report::Report;
 use crate::request::Request;
 use crate::secret::{Secret, SecretSource};
 use crate::state::State;
 use crate::supervise::terminal::Terminal;
-use crate::supervise::{Outcome, Signals};
+use crate::supervise::{Ended, Outcome, Signals};
 use crate::sys;
 use crate::workspace::{self, Outputs};
 use attempt::Run;
-use conclude::{conclude, not_confined};
+use conclude::{conclude, not_confined, write_report};
 
-/// Runs an agent in a cell and wipes it.
+/// Runs an agent in a cell and wipes it. Every run writes its report, a refused one too.
 ///
 /// # Errors
 /// What was refused or failed before the agent ran. Nothing is left of it.
-pub fn run(request: Request) -> Result<Exit> {
+pub fn run(report_fd: Option<i32>, request: impl FnOnce() -> Result<Request>) -> Result<Exit> {
     let started = Instant::now();
-    let report = request.report_fd.map(open_report).transpose()?;
+    let mut report = report_fd.map(open_report).transpose()?;
+    let mut known = Report::default();
+    let result = request().and_then(|request| perform(request, started, &mut report, &mut known));
+    // Still here: nobody has written it.
+    if let (Err(error), Some(file)) = (&result, report) {
+        known.outcome = Ended::Refused(error.to_string());
+        known.status = error.status().status();
+        known.error = Some(error.to_string());
+        write_report(file, &known);
+    }
+    result
+}
+
+/// `known` is what a report can say when this fails.
+fn perform(request: Request, started: Instant, report: &mut Option<File>, known: &mut Report) -> Result<Exit> {
+    known.user = request.user.to_string();
+    known.agent = request.agent.clone().unwrap_or_default();
+    hide_launcher()?;
     let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
     let signals = take_signals()?;
     let mut job = Job::new(request)?;
-    let plan = job.plan().map_err(|refusal| refusal.error())?;
+    known.agent.clone_from(&job.agent.name);
+    known.level.clone_from(&job.level.name);
+    let plan = job.plan().map_err(|refusal| refused(known, *refusal))?;
+    known.layers.clone_from(&plan.layers);
+    known.classes.clone_from(&plan.classes);
     let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?;
-    hide_launcher()?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
     let state = State::open(job.request.state_dir.as_deref())?;
@@ -73,7 +94,7 @@ pub fn run(request: Request) -> Result<Exit> {
             match &finished.outcome {
                 // The host lacks what it was taken to have: plan again with that known, or refuse.
                 Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
-                    plan = run.replan(&host).map_err(|refusal| refusal.error())?;
+                    plan = run.replan(&host).map_err(|refusal| refused(known, *refusal))?;
                     tell_degraded(&run.progress, &plan, &mut told);
                 }
                 _ => break (plan, finished),
@@ -81,7 +102,13 @@ pub fn run(request: Request) -> Result<Exit> {
         }
     };
     job.host = host;
-    conclude(&job, &plan, finished, report)
+    conclude(&job, &plan, finished, report.take())
+}
+
+fn refused(known: &mut Report, refusal: Refusal) -> Error {
+    let error = refusal.error();
+    known.layers = refusal.layers;
+    error
 }
 
 /// Corrects the facts of a job's host by trying every step of its plan without an agent, until a plan can be put into
@@ -155,7 +182,7 @@ fn uid_range(job: &Job, plan: &Plan) -> crate::request::UidRange {
     }
 }
 
-/// The launcher holds the credential from here on: nobody of the same UID attaches to it or reads its memory, and no
+/// Before the launcher has the credential: nobody of the same UID attaches to it or reads its memory, and no
 /// core file of it is written.
 fn hide_launcher() -> Result<()> {
     prctl::set_dumpable(false).map_err(|errno| Error::new("hide the launcher's memory", errno))?;

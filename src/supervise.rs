@@ -40,6 +40,8 @@ pub enum Ended {
     NotExecuted(String),
     /// A layer could not be put into force; the agent never ran.
     NotConfined(String),
+    /// The run was refused before anything was cloned.
+    Refused(String),
 }
 
 /// Signals that are passed on to the agent.
@@ -360,7 +362,7 @@ impl Ended {
             Ended::Deadline => Exit::Deadline,
             Ended::NotExecuted(why) if why == Errno::ENOENT.desc() => Exit::NotFound,
             Ended::NotExecuted(_) => Exit::CannotExecute,
-            Ended::LevelNotInForce(_) | Ended::NotConfined(_) => Exit::Refused,
+            Ended::LevelNotInForce(_) | Ended::NotConfined(_) | Ended::Refused(_) => Exit::Refused,
         }
     }
 }

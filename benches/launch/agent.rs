@@ -2,7 +2,8 @@
 //!
 //! Without an argument it is `true`. `clock` writes CLOCK_MONOTONIC as it was at the start of `main`, `mounts` writes
 //! /proc/self/mountinfo, `files N` makes N small files in the working directory, `wait` makes any of them sleep at the
-//! end until a signal comes.
+//! end until a signal comes. Files are made in a cell's workspace only: its last name is `work`, and the variable
+//! `BENCH_CELL` is set by the bench for cells alone.
 #![no_main]
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
@@ -14,6 +15,8 @@ unsafe extern "C" {
     fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int;
     fn close(fd: c_int) -> c_int;
     fn pause() -> c_int;
+    fn getcwd(path: *mut c_char, size: usize) -> *mut c_char;
+    fn getenv(name: *const c_char) -> *const c_char;
 }
 
 const CLOCK_MONOTONIC: c_int = 1;
@@ -45,6 +48,17 @@ fn say_mounts() {
             }
             write(1, buffer.as_ptr().cast(), count.unsigned_abs());
         }
+    }
+}
+
+/// Whether this is a cell's workspace: anywhere else thousands of files would be somebody's.
+fn in_workspace() -> bool {
+    let mut path = [0; 4096];
+    // SAFETY: both names end with NUL; getcwd writes at most the length of `path`, a string where it succeeds.
+    unsafe {
+        !getenv(c"BENCH_CELL".as_ptr()).is_null()
+            && !getcwd(path.as_mut_ptr(), path.len()).is_null()
+            && CStr::from_ptr(path.as_ptr()).to_bytes().ends_with(b"/work")
     }
 }
 
@@ -96,7 +110,7 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
             b"clock" => say_clock(start),
             b"mounts" => say_mounts(),
             b"files" => {
-                if !make_files(number(argument(index + 1))) {
+                if !in_workspace() || !make_files(number(argument(index + 1))) {
                     return 1;
                 }
                 say_clock(now());

@@ -47,7 +47,8 @@ impl Stage {
         fs::DirBuilder::new().mode(0o755).create(&dir)?;
         let stage = Stage {
             oubliette: text(&dir.join("oubliette")),
-            agent: text(&dir.join("agent")),
+            // By this name oubliette knows the agent.
+            agent: text(&dir.join("claude")),
             off: text(&dir.join("off.toml")),
             dir,
         };
@@ -66,9 +67,7 @@ impl Stage {
     /// A launcher with a HOME, a state directory and a credential of its own.
     pub fn launcher(&self, name: &'static str, uid: Option<u32>) -> io::Result<Launcher> {
         let home = self.dir.join(name);
-        // The usual place of the state directory is a tmpfs.
-        let runtime = Path::new("/run");
-        let base = if uid.is_some() || nix::unistd::geteuid().is_root() { runtime } else { &self.dir };
+        let base = in_memory().unwrap_or(&self.dir);
         let state = base.join(format!("oubliette-bench-{}-{name}", std::process::id()));
         let credential = home.join("credential");
         for dir in [&home, &state] {
@@ -101,7 +100,7 @@ impl Stage {
             Cell::All => argv.extend(words(&["--level", "developer", "--network", "none"])),
             Cell::HostNetwork => argv.extend(words(&["--level", "developer", "--network", "host"])),
         }
-        argv.extend(words(&["--agent", "claude", "--", &self.agent]));
+        argv.extend(words(&["--setenv", "BENCH_CELL=1", "--agent", "claude", "--", &self.agent]));
         self.job(who, argv)
     }
 
@@ -161,6 +160,16 @@ impl Stage {
     pub fn size(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.oubliette)?.len())
     }
+}
+
+/// Where a state directory usually is: on a tmpfs that this user can write to.
+fn in_memory() -> Option<&'static Path> {
+    let tmpfs = |path: &Path| {
+        use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+        statfs(path).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
+            && nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok()
+    };
+    ["/run", "/dev/shm"].map(Path::new).into_iter().find(|path| tmpfs(path))
 }
 
 /// How many mounts the agent sees.

@@ -1,7 +1,8 @@
 //! What a launch costs, against fork+exec and against bwrap, in one run and interleaved.
 //!
 //! `cargo bench --bench launch` measures for about a minute; `-- --quick` only shows that everything can be measured;
-//! `-- --strict` ends with status 1 when a bar is missed; `-- --binary FILE` measures another build.
+//! `-- --strict` ends with status 1 when a bar is missed; `-- --binary FILE` measures another build; `-- --markdown`
+//! prints for a page.
 //! Root is needed for the rows of a root launcher, bwrap for the rows to compare with, strace to count directory reads;
 //! what is absent is said at the end. Other load on the machine disturbs: compare ratios, and p10 before the median.
 
@@ -9,14 +10,13 @@ mod cells;
 mod measure;
 mod stats;
 
-use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cells::{Cell, Launcher, Stage};
 use measure::{Job, Start, Worker};
-use stats::{Samples, Verdict};
+use stats::{Samples, Table, Verdict};
 
 /// A UID that owns nothing.
 const PLAIN_USER: u32 = 50001;
@@ -30,13 +30,15 @@ struct Options {
     burst: u32,
     bursts: usize,
     strict: bool,
+    markdown: bool,
     binary: PathBuf,
 }
 
 impl Options {
     fn parse() -> Result<Options, String> {
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_oubliette"));
-        let mut options = Options { rounds: 150, wipes: 7, burst: 60, bursts: 5, strict: false, binary };
+        let mut options =
+            Options { rounds: 150, wipes: 7, burst: 60, bursts: 5, strict: false, markdown: false, binary };
         let mut arguments = std::env::args_os().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.to_str() {
@@ -46,8 +48,13 @@ impl Options {
                     (options.rounds, options.wipes, options.burst, options.bursts) = (10, 1, 5, 1);
                 }
                 Some("--strict") => options.strict = true,
+                Some("--markdown") => options.markdown = true,
                 Some("--binary") => options.binary = arguments.next().ok_or("--binary needs a file")?.into(),
-                _ => return Err(format!("unknown option {argument:?}; known: --quick, --strict, --binary FILE")),
+                _ => {
+                    return Err(format!(
+                        "unknown option {argument:?}; known: --quick, --strict, --markdown, --binary FILE"
+                    ));
+                }
             }
         }
         Ok(options)
@@ -100,12 +107,13 @@ fn run(options: Options) -> Result<bool, String> {
     let outcome = bench.measure();
     bench.stage.remove(&bench.launchers);
     outcome?;
-    println!("\nVerdicts (p10 of one interleaved run)");
+    let item = if bench.options.markdown { "-" } else { " " };
+    println!("\nVerdicts (p10 of one interleaved run)\n");
     for (what, unit, verdict) in &bench.verdicts {
-        println!("  {}", verdict.line(what, unit));
+        println!("{item} {}", verdict.line(what, unit));
     }
     for why in &bench.skipped {
-        println!("  skipped  {why}");
+        println!("{item} skipped  {why}");
     }
     Ok(bench.options.strict && bench.verdicts.iter().any(|(_, _, verdict)| verdict.missed()))
 }
@@ -234,25 +242,30 @@ impl Bench {
         self.rows.iter().find(|row| row.label == label && row.what == what)?.samples.percentile(percent)
     }
 
+    fn print(&self, title: String, columns: &[&'static str], rows: Vec<(String, Vec<String>)>) {
+        let table = Table { title, columns: columns.to_vec(), rows };
+        println!("\n{}", if self.options.markdown { table.markdown() } else { table.text() });
+    }
+
     fn print_launches(&mut self) {
         let title = format!("Launch of a static `true`, {} rounds, µs", self.options.rounds);
-        println!("\n{title:<50}{:>8}{:>8}{:>8}{:>12}{:>8}", "min", "p10", "median", "÷fork+exec", "÷bwrap");
+        let mut rows = Vec::new();
         for what in [What::Whole, What::ToMain] {
-            println!("{}", if what == What::Whole { " whole, wipe included" } else { " until the agent's main" });
+            let heading = if what == What::Whole { "*whole, wipe included*" } else { "*until the agent's main*" };
+            rows.push((heading.to_owned(), Vec::new()));
             for row in self.rows.iter().filter(|row| row.what == what) {
                 let ratio = |base: &str, base_what: What| {
                     let base = self.micros(base, row.launcher, base_what, 10);
                     row.samples.percentile(10).zip(base).map_or("-".into(), |(a, b)| format!("{:.2}", a / b))
                 };
-                let mut line = format!("  {:<48}", row.label);
-                for percent in [0, 10, 50] {
-                    let cell = row.samples.percentile(percent).map_or("-".into(), |value| format!("{value:.0}"));
-                    let _ = write!(line, "{cell:>8}");
-                }
-                let bwrap = ratio("bwrap --unshare-all", what);
-                println!("{line}{:>12}{bwrap:>8}", ratio("fork+exec", What::Whole));
+                let micros =
+                    |percent| row.samples.percentile(percent).map_or("-".into(), |value| format!("{value:.0}"));
+                let mut values: Vec<String> = [0, 10, 50].map(micros).to_vec();
+                values.extend([ratio("fork+exec", What::Whole), ratio("bwrap --unshare-all", what)]);
+                rows.push((row.label.clone(), values));
             }
         }
+        self.print(title, &["min", "p10", "median", "÷ fork+exec", "÷ bwrap"], rows);
         for index in 0..self.launchers.len() {
             let name = self.launchers[index].name;
             let p10 = |label: &str| self.micros(label, index, What::Whole, 10);
@@ -267,7 +280,7 @@ impl Bench {
 
     fn print_wipes(&mut self) {
         let title = format!("From the agent's end to the launcher's, {} rounds, ms", self.options.wipes);
-        println!("\n{title:<50}{:>8}{:>8}", "min", "median");
+        let mut rows = Vec::new();
         for row in &self.rows {
             let what = match row.what {
                 What::AfterAgent(files) => format!("{files} files, agent ends"),
@@ -275,8 +288,9 @@ impl Bench {
                 What::Whole | What::ToMain => continue,
             };
             let value = |percent| row.samples.percentile(percent).map_or("-".into(), |n| format!("{:.1}", n / 1000.0));
-            println!("  {:<48}{:>8}{:>8}", format!("{}: {what}", row.label), value(0), value(50));
+            rows.push((format!("{}: {what}", row.label), vec![value(0), value(50)]));
         }
+        self.print(title, &["min", "median"], rows);
         for index in 0..self.launchers.len() {
             for (what, how) in [(What::AfterAgent(FILES), "wipe"), (What::AfterKill(FILES), "kill and wipe")] {
                 let millis = self.micros("all layers", index, what, 50).map(|micros| micros / 1000.0);
@@ -325,7 +339,7 @@ impl Bench {
     }
 
     fn print_rates(&mut self) {
-        println!("\n{:<50}{:>8}{:>8}", format!("Launches per second, {} rounds", self.options.bursts), "1", "8");
+        let mut rows = Vec::new();
         for index in 0..self.launchers.len() {
             let who = self.launchers[index].clone();
             let mut variants: Vec<(&str, Vec<Job>)> = vec![("fork+exec", vec![self.stage.bare(&who, Start::Fork); 8])];
@@ -349,7 +363,7 @@ impl Bench {
                     self.skipped.push(format!("launches per second, {label}, {}: {why}", who.name));
                 }
                 let show = |value: Option<f64>| value.map_or("-".into(), |rate| format!("{rate:.0}"));
-                println!("  {:<48}{:>8}{:>8}", format!("{label}, {}", who.name), show(value(0)), show(value(1)));
+                rows.push((format!("{label}, {}", who.name), vec![show(value(0)), show(value(1))]));
                 medians.push((label, value(1)));
             }
             let of = |name: &str| medians.iter().find(|(label, _)| *label == name).and_then(|(_, value)| *value);
@@ -360,6 +374,7 @@ impl Bench {
                 verdict,
             ));
         }
+        self.print(format!("Launches per second, {} rounds", self.options.bursts), &["1 at a time", "8 at once"], rows);
     }
 
     /// For every variant the sorted rates of one and of eight at once.
@@ -384,7 +399,7 @@ impl Bench {
     }
 
     fn print_memory(&mut self) {
-        println!("\n{:<50}{:>10}{:>8}{:>10}", "Memory while the agent waits, KiB (PSS)", "launcher", "init", "private");
+        let mut rows = Vec::new();
         for index in 0..self.launchers.len() {
             let who = self.launchers[index].clone();
             for (label, cell) in [("permission-only", Cell::PermissionOnly), ("all layers", Cell::All)] {
@@ -394,7 +409,8 @@ impl Bench {
                 let label = format!("{label}, {}", who.name);
                 let sum = match measure::memory(who.uid, &self.stage.cell(&who, cell, 0)) {
                     Ok(memory) => {
-                        println!("  {label:<48}{:>10}{:>8}{:>10}", memory.launcher, memory.init, memory.private);
+                        let values = [memory.launcher, memory.init, memory.private].map(|value| value.to_string());
+                        rows.push((label, values.to_vec()));
                         Some((memory.launcher + memory.init) as f64 / 1024.0)
                     }
                     Err(why) => {
@@ -411,6 +427,7 @@ impl Bench {
                 }
             }
         }
+        self.print("Memory while the agent waits, KiB (PSS)".into(), &["launcher", "init", "private"], rows);
     }
 
     fn print_size(&mut self) {

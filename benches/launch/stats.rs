@@ -85,3 +85,41 @@ impl Verdict {
         }
     }
 }
+
+/// A table for people, or for a page.
+#[derive(Debug)]
+pub struct Table {
+    /// What is in it; the first column names the rows.
+    pub title: String,
+    /// The other columns.
+    pub columns: Vec<&'static str>,
+    /// Name and values; a row without values is a heading.
+    pub rows: Vec<(String, Vec<String>)>,
+}
+
+impl Table {
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let line = |name: &str, values: &mut dyn Iterator<Item = &str>| {
+            values.fold(format!("{name:<50}"), |line, value| format!("{line}{value:>12}")) + "\n"
+        };
+        let mut text = line(&self.title, &mut self.columns.iter().copied());
+        for (name, values) in &self.rows {
+            text += &line(&format!("  {name}"), &mut values.iter().map(String::as_str));
+        }
+        text
+    }
+
+    /// For a page.
+    pub fn markdown(&self) -> String {
+        let row = |name: &str, values: &[String]| format!("| {name} | {} |\n", values.join(" | "));
+        let columns: Vec<String> = self.columns.iter().map(|&column| column.to_owned()).collect();
+        let mut text = row(&self.title, &columns) + "|---|" + &"---:|".repeat(columns.len()) + "\n";
+        for (name, values) in &self.rows {
+            let mut values = values.clone();
+            values.resize(columns.len(), String::new());
+            text += &row(name, &values);
+        }
+        text
+    }
+}

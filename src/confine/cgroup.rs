@@ -23,6 +23,8 @@ const PERIOD: u64 = 100_000;
 #[derive(Debug)]
 pub struct Cgroup {
     directories: Vec<PathBuf>,
+    /// Of the old kind, with a file for single threads.
+    old: bool,
 }
 
 /// Finds where this process may make control groups. Reads and asks; makes nothing.
@@ -74,7 +76,7 @@ impl Cgroup {
     pub fn create(cgroups: &Cgroups, cell: &str, limits: &Limits) -> Result<Cgroup, Failure> {
         let name = format!("oubliette-{cell}");
         let quota = u64::from(limits.cpu_percent) * PERIOD / 100;
-        let mut group = Cgroup { directories: Vec::new() };
+        let mut group = Cgroup { directories: Vec::new(), old: matches!(cgroups, Cgroups::V1 { .. }) };
         match cgroups {
             Cgroups::V2(parent) => {
                 let directory = group.make(parent, &name)?;
@@ -117,11 +119,24 @@ impl Cgroup {
         Ok(directory)
     }
 
-    /// Puts a process into it.
+    /// Puts this process, which has one thread, into it, where [`Cgroup::attach`] does not. The kernel moves a calling
+    /// thread at once, and for any other it waits until every CPU has passed through the scheduler: milliseconds.
+    ///
+    /// # Errors
+    /// The group that did not take it.
+    pub fn enter(&self) -> Result<(), Failure> {
+        let directories = self.directories.iter().filter(|_| self.old);
+        directories.into_iter().try_for_each(|directory| write(directory, "tasks", "0"))
+    }
+
+    /// Puts another process into it, where [`Cgroup::enter`] does not.
     ///
     /// # Errors
     /// The group that did not take it.
     pub fn attach(&self, process: Pid) -> Result<(), Failure> {
+        if self.old {
+            return Ok(());
+        }
         self.directories.iter().try_for_each(|directory| write(directory, "cgroup.procs", &process.to_string()))
     }
 

@@ -13,7 +13,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, setpgid, tcsetpgrp};
 
 use super::Confined;
 use crate::sys::channel::Channel;
@@ -21,6 +21,10 @@ use crate::sys::process::{Fork, exit_now, fork_into};
 
 /// Starts the agent and stays until it ends.
 pub fn run(confined: Confined) -> ! {
+    if let Some(Err(errno)) = confined.terminal.as_ref().map(|terminal| crate::sys::tty::take_control(terminal.as_fd())) {
+        let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
+        exit_now(125);
+    }
     let agent = match fork_into(CloneFlags::empty()) {
         Ok(Fork::Child) => start(confined),
         Ok(Fork::Parent(agent)) => agent,
@@ -39,8 +43,17 @@ pub fn run(confined: Confined) -> ! {
     exit_now(0)
 }
 
+/// In a process group of its own, in front of the terminal and in init's session: a group without a parent in its
+/// session is orphaned, and the kernel drops its Ctrl-Z (setpgid(2)).
 fn start(confined: Confined) -> ! {
-    let _ = nix::unistd::setsid();
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    if let Some(terminal) = &confined.terminal {
+        // Whoever goes to the front from behind gets SIGTTOU; every signal is unblocked again before the exec.
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTTOU);
+        let _ = set.thread_block();
+        let _ = tcsetpgrp(terminal, getpid());
+    }
     confined.become_agent()
 }
 

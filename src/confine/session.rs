@@ -1,7 +1,7 @@
 //! Session, terminal and descriptors of the agent.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::pty::openpty;
@@ -63,11 +63,6 @@ pub fn attach(
     credential: Option<OwnedFd>,
     exec_failed: &OwnedFd,
 ) -> Result<(), Errno> {
-    if let Some(terminal) = &terminal {
-        // Only the leader of a session without a terminal gets one.
-        let _ = setsid();
-        sys::tty::take_control(terminal.as_fd())?;
-    }
     for (number, stream) in (0..).zip(stdio.0) {
         match stream {
             Stream::Inherit => {}

@@ -3,7 +3,7 @@
 
 use super::{Namespaces, Planned};
 use crate::cli::Require;
-use crate::host::{Cgroups, Fact, Host, Lack, Maker};
+use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
 use crate::policy::agent::AgentSpec;
 use crate::policy::{NetworkMode, Policy};
@@ -92,7 +92,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::LandlockNet => landlock_net(policy, host, network),
         Layer::LandlockScope => landlock(host, 6, "signals and abstract sockets"),
         Layer::Seccomp => of(&host.seccomp, |()| "filter as a tree".into()),
-        Layer::Capabilities => Can::Enforce("every set is empty".into()),
+        Layer::Capabilities => capabilities(request, policy, agent, host, network),
         Layer::NoNewPrivs => Can::Enforce("set before anything else is given up".into()),
         Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
         Layer::Cgroup => of(&host.cgroup, cgroup),
@@ -122,9 +122,14 @@ fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
         Fact::Has(maker) => *maker,
         Fact::Lacks(lack) => return Can::Lack(lack.clone()),
     };
-    let needs_mounts = layer == Layer::Root || policy.want(Layer::Root) != Want::Off;
-    let needs_proc = policy.want(Layer::Pid) != Want::Off && policy.want(Layer::Root) != Want::Off;
-    let lacks = [(needs_mounts, &host.mounts), (needs_proc, &host.proc)];
+    if layer == Layer::Pid && policy.want(Layer::Root) == Want::Off {
+        return Can::Lack(Lack::new(
+            "without a private root /proc is the host's, which knows no process of the namespace",
+            "do not switch layer root off",
+        ));
+    }
+    let needs_proc = policy.want(Layer::Pid) != Want::Off;
+    let lacks = [(true, &host.mounts), (needs_proc, &host.proc)];
     for (_, fact) in lacks.into_iter().filter(|(needed, _)| *needed) {
         if let Fact::Lacks(lack) = fact {
             return Can::Lack(lack.clone());
@@ -136,12 +141,9 @@ fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
 /// Settings that the agent's own UID owns are read-only in name alone: it takes a fence, since agents take up what is
 /// changed while they run. A caller's argument may loosen settings that no managed file backs.
 fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
-    let in_force = |layer: Layer| {
-        want(request, policy, layer) != Want::Off
-            && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
-    };
-    let managed = in_force(Layer::Root);
-    if !managed && !in_force(Layer::Uid) && !in_force(Layer::LandlockFs) {
+    let fence = |layer| in_force(layer, request, policy, agent, host, network);
+    let managed = fence(Layer::Root);
+    if !managed && !fence(Layer::Uid) && !fence(Layer::LandlockFs) {
         return Can::Lack(Lack::new(
             "the agent has the UID that owns them and can replace them while it runs",
             "run as root, or on a host with namespaces or Landlock",
@@ -177,6 +179,19 @@ fn net(host: &Host, network: NetworkMode) -> Can {
     }
 }
 
+/// Whether a layer that another depends on will be in force.
+fn in_force(
+    layer: Layer,
+    request: &Request,
+    policy: &Policy,
+    agent: &AgentSpec,
+    host: &Host,
+    network: NetworkMode,
+) -> bool {
+    want(request, policy, layer) != Want::Off
+        && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+}
+
 /// A UID of the run's own stops more than namespaces without a private root do, and a user namespace maps the launcher's
 /// UID alone: where only one of the two can be had, it is the UID.
 fn prefer_uid(policy: &Policy, host: &Host) -> Option<Host> {
@@ -196,17 +211,28 @@ fn prefer_uid(policy: &Policy, host: &Host) -> Option<Host> {
 /// Layers that are a namespace.
 const NAMESPACES: [Layer; 5] = [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net];
 
+fn in_user_namespace(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> bool {
+    host.namespaces.get() == Ok(&Maker::UserNamespace)
+        && NAMESPACES.into_iter().any(|layer| in_force(layer, request, policy, agent, host, network))
+}
+
+/// The bounding set bounds what an exec may gain. Without the right to empty it no_new_privs does the same.
+fn capabilities(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    let may_empty = host.has(capability::SETPCAP) || in_user_namespace(request, policy, agent, host, network);
+    Can::Enforce(if may_empty {
+        "every set is empty".into()
+    } else {
+        "none to use; the bounding set, which a plain user cannot empty, gives nothing under no_new_privs".into()
+    })
+}
+
 /// A user namespace maps the launcher's UID and no other, so where the cell is made through one there is no second UID
 /// to become.
 fn uid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     if let Fact::Lacks(lack) = &host.uids {
         return Can::Lack(lack.clone());
     }
-    let used = |layer| {
-        want(request, policy, layer) != Want::Off
-            && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
-    };
-    if host.namespaces.get() == Ok(&Maker::UserNamespace) && NAMESPACES.into_iter().any(used) {
+    if in_user_namespace(request, policy, agent, host, network) {
         return Can::Lack(Lack::new(
             "the cell's user namespace has the launcher's UID only",
             "grant CAP_SYS_ADMIN: the cell then needs no user namespace",

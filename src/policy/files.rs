@@ -18,16 +18,30 @@ pub const ETC: &str = "/etc/oubliette";
 /// The longest file that is read, in bytes.
 const MAX: u64 = 256 * 1024;
 
-const LEVELS: [(&str, &str); 3] = [
-    ("paranoid", include_str!("../../policies/paranoid.toml")),
-    ("balanced", include_str!("../../policies/balanced.toml")),
-    ("developer", include_str!("../../policies/developer.toml")),
+/// A file that is compiled in: for people, and as the build script wrote it for this program.
+struct CompiledIn {
+    name: &'static str,
+    text: &'static str,
+    json: &'static str,
+}
+
+macro_rules! compiled_in {
+    ($name:literal, $file:literal) => {
+        CompiledIn {
+            name: $name,
+            text: include_str!(concat!("../../policies/", $file, ".toml")),
+            json: include_str!(concat!(env!("OUT_DIR"), "/", $file, ".json")),
+        }
+    };
+}
+
+const LEVELS: [CompiledIn; 3] = [
+    compiled_in!("paranoid", "paranoid"),
+    compiled_in!("balanced", "balanced"),
+    compiled_in!("developer", "developer"),
 ];
 
-const AGENTS: [(&str, &str); 2] = [
-    ("claude", include_str!("../../policies/agents/claude.toml")),
-    ("none", include_str!("../../policies/agents/none.toml")),
-];
+const AGENTS: [CompiledIn; 2] = [compiled_in!("claude", "agents/claude"), compiled_in!("none", "agents/none")];
 
 /// A file and where it came from.
 #[derive(Debug, Clone)]
@@ -104,8 +118,8 @@ impl Library {
         self.names("agents", &AGENTS)
     }
 
-    fn names(&self, below: &str, compiled: &[(&str, &str)]) -> Vec<String> {
-        let mut names: Vec<String> = compiled.iter().map(|(name, _)| (*name).to_owned()).collect();
+    fn names(&self, below: &str, compiled: &[CompiledIn]) -> Vec<String> {
+        let mut names: Vec<String> = compiled.iter().map(|known| known.name.to_owned()).collect();
         for directory in &self.directories {
             let Ok(entries) = std::fs::read_dir(directory.join(below)) else { continue };
             let files = entries.flatten().map(|entry| PathBuf::from(entry.file_name()));
@@ -118,12 +132,7 @@ impl Library {
         names
     }
 
-    fn find<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        below: &str,
-        compiled: &[(&str, &str)],
-    ) -> Result<Option<Found<T>>> {
+    fn find<T: DeserializeOwned>(&self, name: &str, below: &str, compiled: &[CompiledIn]) -> Result<Option<Found<T>>> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if name.is_empty() || !name.chars().all(plain) {
             return Ok(None);
@@ -134,9 +143,10 @@ impl Library {
                 return load(&path).map(Some);
             }
         }
-        let Some((_, text)) = compiled.iter().find(|(known, _)| *known == name) else { return Ok(None) };
-        let value = parse(text, &format!("{name}.toml (compiled in)"))?;
-        Ok(Some(Found { name: name.to_owned(), origin: "compiled in".into(), text: (*text).to_owned(), value }))
+        let Some(known) = compiled.iter().find(|known| known.name == name) else { return Ok(None) };
+        let value = serde_json::from_str(known.json)
+            .map_err(|error| Error::new(format!("use {name}.toml (compiled in)"), error.to_string()))?;
+        Ok(Some(Found { name: name.to_owned(), origin: "compiled in".into(), text: known.text.to_owned(), value }))
     }
 }
 
@@ -211,10 +221,12 @@ mod tests {
     fn every_compiled_in_file_is_sound() {
         let library = Library { directories: vec![] };
         for level in library.levels() {
-            library.level(&level).unwrap();
+            let found = library.level(&level).unwrap();
+            assert_eq!(parse::<Policy>(&found.text, &level).unwrap(), found.value);
         }
         for agent in library.agents() {
-            library.agent(&agent).unwrap();
+            let found = library.agent(&agent).unwrap();
+            assert_eq!(parse::<AgentSpec>(&found.text, &agent).unwrap(), found.value);
         }
         assert_eq!(library.agent_for("claude").unwrap().name, "claude");
         assert_eq!(library.agent_for("ls").unwrap().name, "none");
@@ -222,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_typo_names_its_line_and_the_known_keys() {
-        let text = LEVELS[1].1.replace("[limits]", "[limits]\nmemroy = \"1GiB\"");
+        let text = LEVELS[1].text.replace("[limits]", "[limits]\nmemroy = \"1GiB\"");
         let line = 1 + text[..text.find("memroy").unwrap()].matches('\n').count();
         let error = parse::<Policy>(&text, "x.toml").unwrap_err().to_string();
         assert!(error.contains(&format!("x.toml line {line}")), "{error}");

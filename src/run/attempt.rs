@@ -81,6 +81,7 @@ struct Launched<'a> {
     plan: &'a Plan,
     cell: Cell,
     lease: Option<Lease>,
+    cgroup: Option<Cgroup>,
     watch: Watch<'a>,
     cloned: Instant,
 }
@@ -168,7 +169,13 @@ impl Run<'_> {
         outputs: &Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Result<Launched<'a>, Box<Finished>>> {
-        let (confinement, ends) = self.confinement(plan, &prepared, outputs, terminal.is_some())?;
+        let made = plan.cgroup.as_ref().map(|cgroups| Cgroup::create(cgroups, &prepared.cell.id, &plan.limits));
+        let cgroup = match made.transpose() {
+            Ok(cgroup) => cgroup,
+            Err(failure) => return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, failure)))),
+        };
+        let (mut confinement, ends) = self.confinement(plan, &prepared, outputs, terminal.is_some())?;
+        confinement.cgroup = cgroup.as_ref();
         if !plan.namespaces.pid {
             // Orphans of the agent come to us (gVisor has no such thing: there the UID ends them).
             let _ = prctl::set_child_subreaper(true);
@@ -184,7 +191,8 @@ impl Run<'_> {
             Ok(Fork::Parent(child)) => child,
             Err(errno) => {
                 drop(confinement);
-                return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, errno))));
+                let failure = Failure::at(crate::host::Step::Clone, errno, "clone into new namespaces");
+                return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, failure))));
             }
         };
         drop(confinement);
@@ -202,7 +210,7 @@ impl Run<'_> {
             top: None,
             started: None,
         };
-        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, watch, cloned }))
+        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, cgroup, watch, cloned }))
     }
 
     /// Everything that can fail without the kernel, done before the clone.
@@ -243,6 +251,7 @@ impl Run<'_> {
             tree,
             work: directory.map(|directory| directory.fd.as_fd()).filter(|_| plan.root.is_none()),
             filling: self.filling(outputs, *agent),
+            cgroup: None,
             filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
             rehearsal: self.rehearsal,
             terminal,
@@ -259,8 +268,8 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Finished> {
-        let Launched { plan, cell, lease, mut watch, cloned } = launched;
-        let (cgroup, refused) = self.let_go(plan, &cell, &watch);
+        let Launched { plan, cell, lease, cgroup, mut watch, cloned } = launched;
+        let refused = self.let_go(cgroup.as_ref(), &watch);
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
         let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), errno))?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
@@ -298,19 +307,9 @@ impl Run<'_> {
         Error::new("watch the agent", errno)
     }
 
-    /// Puts the child into its cgroup while it makes its mounts, then lets it go on.
-    fn let_go(&self, plan: &Plan, cell: &Cell, watch: &Watch<'_>) -> (Option<Cgroup>, Option<Failure>) {
-        let mut refused = None;
-        let cgroup = plan.cgroup.as_ref().and_then(|cgroups| {
-            let made = Cgroup::create(cgroups, &cell.id, &plan.limits);
-            match made.and_then(|cgroup| cgroup.attach(watch.child).map(|()| cgroup)) {
-                Ok(cgroup) => Some(cgroup),
-                Err(failure) => {
-                    refused = Some(failure);
-                    None
-                }
-            }
-        });
+    /// Puts the child into its cgroup while it makes its mounts, where it does not go there itself; lets it go on.
+    fn let_go(&self, cgroup: Option<&Cgroup>, watch: &Watch<'_>) -> Option<Failure> {
+        let mut refused = cgroup.and_then(|cgroup| cgroup.attach(watch.child).err());
         let asked = self.signals.asked_to_end();
         if refused.is_some() || asked.is_some() {
             let _ = kill(watch.child, Signal::SIGKILL);
@@ -319,7 +318,7 @@ impl Run<'_> {
         } else {
             let _ = watch.channel.send(b"g", None);
         }
-        (cgroup, refused)
+        refused
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.
@@ -347,13 +346,12 @@ impl Run<'_> {
         outputs.write(top, kept, &bounds(&self.job.level.value.limits)).err()
     }
 
-    fn not_cloned(&self, cell: Cell, lease: Option<Lease>, errno: Errno) -> Finished {
+    fn not_cloned(&self, cell: Cell, lease: Option<Lease>, failure: Failure) -> Finished {
         let id = cell.id.clone();
         let wiped = cell.wipe();
         if let Some(lease) = lease {
             lease.release();
         }
-        let failure = Failure::at(crate::host::Step::Clone, errno, "clone into new namespaces");
         Finished {
             cell: id,
             outcome: Outcome::Failed(failure),

@@ -14,7 +14,7 @@ use crate::job::Job;
 use crate::layer::Layer;
 use crate::plan::Plan;
 use crate::progress::say;
-use crate::report::{Leftover, Report, Usage};
+use crate::report::{Leftover, Report, Usage, VERSION};
 use crate::supervise::{Ended, Outcome};
 
 /// What the children of this process used.
@@ -47,9 +47,9 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
     let error = error.or(failure.map(not_confined)).or(explain_end(&ended, plan));
     let status =
         if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
-    if let Some(mut file) = report {
+    if let Some(file) = report {
         let report = Report {
-            version: 1,
+            version: VERSION,
             cell,
             user: job.request.user.to_string(),
             agent: job.agent.name.clone(),
@@ -63,11 +63,7 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
             usage,
             left,
         };
-        let mut text = serde_json::to_vec(&report).unwrap_or_default();
-        text.push(b'\n');
-        if let Err(error) = file.write_all(&text) {
-            say(&Error::new("write the report", error).to_string());
-        }
+        write_report(file, &report);
     }
     match error {
         Some(error) => Err(error.exit(status)),
@@ -75,11 +71,19 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
     }
 }
 
+/// One line of JSON.
+pub(super) fn write_report(mut file: File, report: &Report) {
+    let mut text = serde_json::to_vec(report).unwrap_or_default();
+    text.push(b'\n');
+    if let Err(error) = file.write_all(&text) {
+        say(&Error::new("write the report", error).to_string());
+    }
+}
+
 /// A step before the agent failed.
 pub(super) fn not_confined(failure: Failure) -> Error {
     if failure.errno == Errno::EINTR {
-        return Error::new(failure.action, "the launcher was told to end")
-            .hint("nothing of it is left; start it again");
+        return Error::new(failure.action, "the launcher was told to end").hint("nothing of it is left; start it again");
     }
     if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
@@ -91,7 +95,7 @@ pub(super) fn not_confined(failure: Failure) -> Error {
 fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
     let program = plan.program.display();
     match ended {
-        Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) => None,
+        Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) | Ended::Refused(_) => None,
         Ended::Deadline => Some(
             Error::new(format!("let {program} go on"), format!("its {} are over", crate::policy::Time(plan.timeout)))
                 .hint("give it more with --timeout"),

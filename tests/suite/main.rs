@@ -2,9 +2,10 @@
 #![deny(unsafe_code)]
 
 // What the tests stand on.
-mod launch; // launches of the real program, each in a place of its own
+mod launch; // a lab with a state directory, and a shell line that launches in it as root or as a plain user
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
 mod need; // what a test needs from its host, and what happens when that is not there
+mod place; // a place whose launchers can be stopped, killed and looked at from outside
 mod stage; // launches that go on while the test looks at them
 
 // The repository itself.
@@ -23,7 +24,12 @@ mod plans; // the plan as a table: facts, levels and agents on one side, decisio
 mod policies; // where policies come from, and what is wrong with them
 
 // Cells.
+mod cell_posture; // what an agent is equals what the plan promised
+mod cells; // ps, kill, deadlines, signals, statuses and reports
+mod real_agent; // the real Claude Code at every level, driven by the scripted model
+mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
 mod two_users; // A's agent is the victim, B's tries everything, tier by tier
 
-// Parts of a run.
+// What is left.
+mod crash; // `kill -9` at every stage, of launcher, init and both; sweep on what that leaves and on planted state
 mod tree; // wipe, copy, export and patch on hostile trees

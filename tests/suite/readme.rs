@@ -3,6 +3,12 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use oubliette::layer::Layer;
+use oubliette::policy::Policy;
+use oubliette::policy::agent::AgentSpec;
+use oubliette::policy::deny::Class;
+use oubliette::policy::files::parse;
+
 use crate::need::root;
 
 fn page(name: &str) -> String {
@@ -37,4 +43,41 @@ fn the_changelog_knows_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     let changelog = page("CHANGELOG.md");
     assert!(changelog.contains(&format!("## [{version}]")) || changelog.contains("## [Unreleased]"));
+}
+
+/// The keys that a table of a file may have, as its own error names them.
+fn keys<T: serde::de::DeserializeOwned>(before: &str) -> Vec<String> {
+    let text = format!("{before}\nno-such-key = 1\n");
+    let Err(error) = parse::<T>(&text, "x") else { panic!("{text} is taken") };
+    let error = error.to_string();
+    let known = error.split_once("expected").unwrap_or_else(|| panic!("{text}: {error}")).1;
+    known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_policy_page_lists_every_key_class_and_layer() {
+    let page = page("man/oubliette-policy.5").replace("\\-", "-");
+    let mut names: Vec<String> = Vec::new();
+    names.extend(["", "[limits]", "[network]", "[kernel]", "[files]"].iter().flat_map(|table| keys::<Policy>(table)));
+    let tables = [
+        "",
+        "[credential]",
+        "[[credential.way]]",
+        "[environment]",
+        "[arguments]",
+        "[check]",
+        "[settings]\nformat = \"claude\"",
+    ];
+    names.extend(tables.iter().flat_map(|table| keys::<AgentSpec>(&format!("title = \"x\"\n{table}"))));
+    names.extend(Class::ALL.iter().map(|class| class.name().to_owned()));
+    names.extend(Layer::ALL.iter().map(|layer| layer.name().to_owned()));
+    assert!(names.len() > 80, "{names:?}");
+    let listed = |name: &str| {
+        let words =
+            |line: &str| line.split([' ', '[', ']']).map(|word| word.trim_matches(',').to_owned()).collect::<Vec<_>>();
+        let marked = page.lines().filter(|line| line.starts_with(".B") || line.starts_with(".SS"));
+        marked.flat_map(words).any(|word| word == name)
+    };
+    let missing: Vec<&String> = names.iter().filter(|name| !listed(name)).collect();
+    assert!(missing.is_empty(), "man/oubliette-policy.5 does not list {missing:?}");
 }
