@@ -83,7 +83,8 @@ pub(super) fn write_report(mut file: File, report: &Report) {
 /// A step before the agent failed.
 pub(super) fn not_confined(failure: Failure) -> Error {
     if failure.errno == Errno::EINTR {
-        return Error::new(failure.action, "the launcher was told to end").hint("nothing of it is left; start it again");
+        return Error::new(failure.action, "the launcher was told to end")
+            .hint("nothing of it is left; start it again");
     }
     if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
