@@ -21,7 +21,8 @@ use crate::sys::process::{Fork, exit_now, fork_into};
 
 /// Starts the agent and stays until it ends.
 pub fn run(confined: Confined) -> ! {
-    if let Some(Err(errno)) = confined.terminal.as_ref().map(|terminal| crate::sys::tty::take_control(terminal.as_fd())) {
+    if let Some(Err(errno)) = confined.terminal.as_ref().map(|terminal| crate::sys::tty::take_control(terminal.as_fd()))
+    {
         let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
         exit_now(125);
     }

@@ -228,7 +228,8 @@ fn inside(path: &Path) -> &Path {
 
 /// Where on the tmpfs a path of the cell is.
 fn behind(path: &Path) -> PathBuf {
-    for (place, name) in WRITABLE {
+    // In a cell /var/tmp is a link to /tmp, so what is shown there is on the tmpfs behind /tmp.
+    for (place, name) in WRITABLE.into_iter().chain([("/var/tmp", "tmp")]) {
         if let Ok(rest) = path.strip_prefix(place)
             && !rest.as_os_str().is_empty()
         {

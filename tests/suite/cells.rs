@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::place::{PATIENCE, Place, Started, Who, marked, marker, text, within};
 
 const DEAF: &str = "trap '' TERM INT HUP; echo ready; while :; do sleep 999; done";
-const POLITE: &str = "trap 'echo got TERM; exit 3' TERM; trap 'echo got INT; exit 4' INT; trap 'echo got HUP; exit 5' HUP;
+const POLITE: &str =
+    "trap 'echo got TERM; exit 3' TERM; trap 'echo got INT; exit 4' INT; trap 'echo got HUP; exit 5' HUP;
                       echo ready; while :; do read line; done";
 
 /// Two that need no policy file's layers, and one without a PID namespace.
@@ -47,8 +48,15 @@ fn ps_lists_live_cells() {
         let said = String::from_utf8(output.stdout).unwrap();
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!(lines.len(), 2, "{said}");
-        assert!(lines[0].starts_with("CELL") && lines[1].starts_with(&cell) && lines[1].ends_with("käthe@example.org"), "{said}");
-        assert_eq!(one.end().status.code(), Some(0).filter(|_| false).or(Some(1)), "read at the end of the input says 1");
+        assert!(
+            lines[0].starts_with("CELL") && lines[1].starts_with(&cell) && lines[1].ends_with("käthe@example.org"),
+            "{said}"
+        );
+        assert_eq!(
+            one.end().status.code(),
+            Some(0).filter(|_| false).or(Some(1)),
+            "read at the end of the input says 1"
+        );
         assert_eq!(String::from_utf8(ps(false).stdout).unwrap().lines().count(), 1);
     }
 }
@@ -93,7 +101,10 @@ fn kill_by_a_beginning_that_two_cells_share() {
     // Seventeen cells cannot all begin differently.
     let mut cells: Vec<Started> = (0..17).map(|_| started(&place, &[], "echo ready; read line; exit 0")).collect();
     let names: Vec<String> = place.cells().iter().map(|cell| cell.to_string_lossy().into_owned()).collect();
-    let shared = names.iter().map(|name| &name[..1]).find(|first| names.iter().filter(|name| name.starts_with(*first)).count() > 1);
+    let shared = names
+        .iter()
+        .map(|name| &name[..1])
+        .find(|first| names.iter().filter(|name| name.starts_with(*first)).count() > 1);
     let output = place.command("kill").arg(shared.unwrap()).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output).contains("more than one begins like this"), "{}", text(&output));
@@ -110,13 +121,19 @@ fn sweep_says_what_it_would_do() {
         dead.kill();
         let cell = cell_of(&place);
         let dry = place.command("sweep").arg("--dry-run").output().unwrap();
-        assert_eq!((dry.status.code(), String::from_utf8_lossy(&dry.stdout).into_owned()), (Some(0), format!("would remove {cell}\n")));
+        assert_eq!(
+            (dry.status.code(), String::from_utf8_lossy(&dry.stdout).into_owned()),
+            (Some(0), format!("would remove {cell}\n"))
+        );
         assert_eq!(place.cells().len(), 1);
         let dry = place.command("sweep").args(["--dry-run", "--json"]).output().unwrap();
         let said: Value = serde_json::from_slice(&dry.stdout).unwrap();
         assert_eq!((&said["removed"], &said["live"], &said["left"]), (&json!([cell]), &json!(0), &json!([])));
         let real = place.command("sweep").output().unwrap();
-        assert_eq!((real.status.code(), String::from_utf8_lossy(&real.stdout).into_owned()), (Some(0), format!("removed {cell}\n")));
+        assert_eq!(
+            (real.status.code(), String::from_utf8_lossy(&real.stdout).into_owned()),
+            (Some(0), format!("removed {cell}\n"))
+        );
         assert_eq!(place.sweep()["removed"], json!([]));
         place.assert_nothing_left(&[cell.into()]);
     }
@@ -131,8 +148,17 @@ fn the_deadline_is_term_then_kill() {
             let options = ["--policy", policy.to_str().unwrap(), "--timeout", "700ms", "--grace", "500ms"];
             let begun = Instant::now();
             let ended = started(&place, &options, POLITE).end();
-            assert_eq!((ended.status.code(), ended.out.as_str()), (Some(124), "got TERM\n"), "{who:?} {layers} {}", ended.err);
-            assert!(ended.err.contains("its 700ms are over") && ended.err.contains("hint: give it more with --timeout"), "{}", ended.err);
+            assert_eq!(
+                (ended.status.code(), ended.out.as_str()),
+                (Some(124), "got TERM\n"),
+                "{who:?} {layers} {}",
+                ended.err
+            );
+            assert!(
+                ended.err.contains("its 700ms are over") && ended.err.contains("hint: give it more with --timeout"),
+                "{}",
+                ended.err
+            );
             assert!(begun.elapsed() >= Duration::from_millis(700));
             let begun = Instant::now();
             let ended = started(&place, &options, DEAF).end();
@@ -149,11 +175,17 @@ fn signals_are_passed_on_and_the_agent_decides() {
         for layers in LAYERS {
             let place = Place::new(who);
             let policy = place.policy(layers);
-            for (signal, said, status) in [(Signal::SIGTERM, "got TERM\n", 3), (Signal::SIGINT, "got INT\n", 4), (Signal::SIGHUP, "got HUP\n", 5)] {
+            for (signal, said, status) in
+                [(Signal::SIGTERM, "got TERM\n", 3), (Signal::SIGINT, "got INT\n", 4), (Signal::SIGHUP, "got HUP\n", 5)]
+            {
                 let run = started(&place, &["--policy", policy.to_str().unwrap()], POLITE);
                 run.signal(signal);
                 let ended = run.end();
-                assert_eq!((ended.status.code(), ended.out.as_str()), (Some(status), said), "{who:?} {layers} {signal}");
+                assert_eq!(
+                    (ended.status.code(), ended.out.as_str()),
+                    (Some(status), said),
+                    "{who:?} {layers} {signal}"
+                );
             }
             // A second one ends it at once, long before the grace period is over.
             let begun = Instant::now();
@@ -204,9 +236,15 @@ fn standard_streams_may_be_closed() {
         let place = Place::new(who);
         for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
             let mut shell = place.command("run");
-            let run = format!("exec {} run -- sh -c 'echo out; echo err >&2; exit 6' {closed}", shell.get_program().to_string_lossy());
+            let run = format!(
+                "exec {} run -- sh -c 'echo out; echo err >&2; exit 6' {closed}",
+                shell.get_program().to_string_lossy()
+            );
             let mut outer = Command::new("sh");
-            outer.args(["-c", &run]).env_clear().envs(shell.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            outer
+                .args(["-c", &run])
+                .env_clear()
+                .envs(shell.get_envs().filter_map(|(name, value)| Some((name, value?))));
             outer.current_dir(place.dir.path());
             let ended = Started::new(&mut outer).end();
             // A shell that cannot write says so with a status of its own.
@@ -224,7 +262,10 @@ fn background_children_that_keep_a_pipe_open_do_not_hang_it() {
         for layers in LAYERS {
             let place = Place::new(who);
             let policy = place.policy(layers);
-            let ended = Started::new(&mut place.run(&["--policy", policy.to_str().unwrap()], "sleep 999 & (setsid sleep 999 &) ; echo done")).end();
+            let ended = Started::new(
+                &mut place.run(&["--policy", policy.to_str().unwrap()], "sleep 999 & (setsid sleep 999 &) ; echo done"),
+            )
+            .end();
             assert_eq!((ended.status.code(), ended.out.as_str()), (Some(0), "done\n"), "{who:?} {layers}");
             place.assert_nothing_left(&[]);
         }
@@ -250,17 +291,30 @@ fn reported(place: &Place, options: &[&str], script: &str) -> (Option<i32>, Valu
 fn the_report_says_how_it_was() {
     for who in Who::all() {
         let place = Place::new(who);
-        let (status, report) = reported(&place, &["--user", "u@x", "--level", "developer"], "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 9");
+        let (status, report) = reported(
+            &place,
+            &["--user", "u@x", "--level", "developer"],
+            "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 9",
+        );
         assert_eq!(status, Some(9));
         assert_eq!(report["version"], 1);
         assert_eq!(report["cell"].as_str().unwrap().len(), 32);
-        assert_eq!((&report["user"], &report["agent"], &report["level"]), (&json!("u@x"), &json!("none"), &json!("developer")));
-        assert_eq!((&report["outcome"], &report["status"], &report["error"]), (&json!({"exited": 9}), &json!(9), &Value::Null));
+        assert_eq!(
+            (&report["user"], &report["agent"], &report["level"]),
+            (&json!("u@x"), &json!("none"), &json!("developer"))
+        );
+        assert_eq!(
+            (&report["outcome"], &report["status"], &report["error"]),
+            (&json!({"exited": 9}), &json!(9), &Value::Null)
+        );
         assert_eq!(report["layers"].as_array().unwrap().len(), 15);
         for part in ["prepare", "enter", "run", "wipe"] {
             assert!(report["timings"][part].as_u64().unwrap() > 0, "{part}: {report}");
         }
-        assert!(report["usage"]["user"].as_u64().unwrap() + report["usage"]["system"].as_u64().unwrap() > 0, "{report}");
+        assert!(
+            report["usage"]["user"].as_u64().unwrap() + report["usage"]["system"].as_u64().unwrap() > 0,
+            "{report}"
+        );
         assert!(report["usage"]["peak-process"].as_u64().unwrap() > 100_000);
         assert_eq!(report["left"], json!([]));
         let (status, report) = reported(&place, &[], "kill -9 $$");

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-use crate::place::{Place, Started, Who, below, children, lives, marked, marker, within};
 use crate::need;
+use crate::place::{Place, Started, Who, below, children, lives, marked, marker, within};
 
 /// The stages of a launch at which the launcher can be stopped.
 const STAGES: [&str; 9] = ["planned", "leased", "created", "written", "cloned", "running", "ended", "killed", "wiped"];
@@ -63,7 +63,8 @@ fn tiers(place: &Place) -> Vec<Tier> {
 /// A launch that stops itself at a stage.
 fn launch(place: &Place, tier: &Tier, stage: &str, marker: &str, then: &str) -> Started {
     let mark = format!("MARK={marker}");
-    let mut command = place.run(&["--setenv", &mark, "--policy", tier.policy.to_str().unwrap()], &format!("{HOLD_ON}{then}"));
+    let mut command =
+        place.run(&["--setenv", &mark, "--policy", tier.policy.to_str().unwrap()], &format!("{HOLD_ON}{then}"));
     Started::new(command.env("OUBLIETTE_PAUSE_AT", stage))
 }
 
@@ -83,7 +84,8 @@ struct Neighbour {
 impl Neighbour {
     fn new(place: &Place, tier: &Tier) -> Neighbour {
         let marker = marker();
-        let script = "echo mine > \"$HOME/mine\"; sleep 999 & echo ready; read line; kill -0 $! && cat \"$HOME/mine\"; exit 7";
+        let script =
+            "echo mine > \"$HOME/mine\"; sleep 999 & echo ready; read line; kill -0 $! && cat \"$HOME/mine\"; exit 7";
         let mark = format!("MARK={marker}");
         let mut command = place.run(&["--setenv", &mark, "--policy", tier.policy.to_str().unwrap()], script);
         let mut launcher = Started::new(&mut command);
@@ -287,7 +289,11 @@ fn killed_at_random_moments() {
         assert_eq!(swept["live"], 0);
         assert_eq!(marked(&marker), [], "{who:?}");
         place.assert_nothing_left(&cells);
-        println!("{who:?}: {} runs killed, {ended} of them too late, {} cells left before the sweep, 0 after", RUNS / Who::all().len(), cells.len());
+        println!(
+            "{who:?}: {} runs killed, {ended} of them too late, {} cells left before the sweep, 0 after",
+            RUNS / Who::all().len(),
+            cells.len()
+        );
         assert!(left > 0, "no run was killed while it had a cell");
     }
 }
@@ -338,8 +344,12 @@ fn plant(place: &Place, cells: &Path, precious: &Path, bystander: u32) {
     }
     let name = dead_name();
     let hostile = [
-        "/".to_owned(), "/sys/fs/cgroup".into(), precious.to_str().unwrap().into(), format!("{}/oubliette-{name}", precious.display()),
-        format!("/sys/fs/cgroup/../../{}/oubliette-{name}", precious.display()), format!("/sys/fs/cgroup/oubliette-{}", dead_name()),
+        "/".to_owned(),
+        "/sys/fs/cgroup".into(),
+        precious.to_str().unwrap().into(),
+        format!("{}/oubliette-{name}", precious.display()),
+        format!("/sys/fs/cgroup/../../{}/oubliette-{name}", precious.display()),
+        format!("/sys/fs/cgroup/oubliette-{}", dead_name()),
     ];
     fs::create_dir(precious.join(format!("oubliette-{name}"))).unwrap();
     plant_record(&cells.join(name), json!({ "cgroups": hostile }));
@@ -426,12 +436,22 @@ fn the_next_run_of_a_user_whose_last_run_was_killed() {
         let policy = place.policy("pid = \"off\"");
         let policy = policy.to_str().unwrap();
         let dead = marker();
-        let options = |mark: &str| ["--setenv".to_owned(), format!("MARK={mark}"), "--workspace".into(), "user".into(), "--policy".into(), policy.into()];
+        let options = |mark: &str| {
+            [
+                "--setenv".to_owned(),
+                format!("MARK={mark}"),
+                "--workspace".into(),
+                "user".into(),
+                "--policy".into(),
+                policy.into(),
+            ]
+        };
         let mut launcher = Started::new(&mut with(&place, &options(&dead), &format!("{HOLD_ON} sleep 999")));
         hold_on(&mut launcher);
         launcher.kill();
         let live = marker();
-        let mut next = Started::new(&mut with(&place, &options(&live), "sleep 999 & echo ready; read line; kill -0 $! && exit 7"));
+        let mut next =
+            Started::new(&mut with(&place, &options(&live), "sleep 999 & echo ready; read line; kill -0 $! && exit 7"));
         next.line("ready");
         if who == Who::Root {
             assert_eq!(marked(&dead), [], "the next run began beside what the last one had left");

@@ -55,7 +55,8 @@ pub struct Place {
 impl Place {
     /// A new one, through which every UID may go.
     pub fn new(who: Who) -> Place {
-        let dir = tempfile::Builder::new().prefix("place-").permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+        let dir =
+            tempfile::Builder::new().prefix("place-").permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
         let mut program = PathBuf::from(env!("CARGO_BIN_EXE_oubliette"));
         let open = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 != 0);
         if !program.ancestors().all(open) {
@@ -126,7 +127,8 @@ impl Place {
 
     /// Whether every one of these layers is enforced under a policy file.
     pub fn enforces(&self, policy: &Path, layers: &[&str]) -> bool {
-        let output = self.command("explain").arg("--json").arg("--policy").arg(policy).args(["--", "sh"]).output().unwrap();
+        let output =
+            self.command("explain").arg("--json").arg("--policy").arg(policy).args(["--", "sh"]).output().unwrap();
         let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
         let all = said["plan"]["layers"].as_array().unwrap();
         let on = |name: &&str| all.iter().any(|layer| layer["layer"] == **name && layer["decision"] == "enforce");
@@ -145,7 +147,10 @@ impl Place {
     /// Names of cells in the state directory, dead or alive.
     pub fn cells(&self) -> Vec<OsString> {
         let entries = fs::read_dir(self.path("state/cells")).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().file_name()).filter(|name| !name.as_encoded_bytes().starts_with(b".")).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+            .collect()
     }
 
     /// UIDs of this place that are marked as leased.
@@ -308,7 +313,8 @@ impl Started {
             status.is_some()
         });
         self.reaped = true;
-        let read = |thread: Option<std::thread::JoinHandle<String>>| thread.map(|t| t.join().unwrap()).unwrap_or_default();
+        let read =
+            |thread: Option<std::thread::JoinHandle<String>>| thread.map(|t| t.join().unwrap()).unwrap_or_default();
         Ended { status: status.unwrap(), out: read(out), err: read(err) }
     }
 }
@@ -353,5 +359,10 @@ pub fn read_line(from: &mut (impl std::io::Read + AsFd)) -> String {
 
 /// Status, output and errors of a program, for a message.
 pub fn text(output: &Output) -> String {
-    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

@@ -62,7 +62,9 @@ impl Service {
             Source::File => command.arg("--credential-file").arg(&self.file),
             Source::Descriptor => command.args(["--credential-fd", "9"]),
             Source::Stdin => command.arg("--credential-stdin").stdin(Stdio::piped()),
-            Source::Variable => command.args(["--credential-env", "TOKEN_OF_SERVICE"]).env("TOKEN_OF_SERVICE", &self.token),
+            Source::Variable => {
+                command.args(["--credential-env", "TOKEN_OF_SERVICE"]).env("TOKEN_OF_SERVICE", &self.token)
+            }
         };
         command
     }
@@ -153,7 +155,9 @@ fn count(bytes: &[u8], word: &[u8]) -> usize {
 
 #[test]
 fn words_are_found_wherever_they_are() {
-    for (text, times) in [("", 0), ("ab", 0), ("aab", 1), ("xxaabx", 1), ("aabaab", 2), ("aaabxaabb", 2), ("baabaxab", 1)] {
+    for (text, times) in
+        [("", 0), ("ab", 0), ("aab", 1), ("xxaabx", 1), ("aabaab", 2), ("aaabxaabb", 2), ("baabaxab", 1)]
+    {
         assert_eq!(count(text.as_bytes(), b"aab"), times, "{text}");
     }
 }
@@ -165,7 +169,8 @@ fn state(pid: i32) -> char {
 }
 
 fn wait_for_stop(running: Running) -> Running {
-    match wait_for("a launcher that stops itself", || Some(state(running.pid())).filter(|state| "TZX".contains(*state))) {
+    match wait_for("a launcher that stops itself", || Some(state(running.pid())).filter(|state| "TZX".contains(*state)))
+    {
         'T' => running,
         _ => panic!("it ended instead: {:?}", running.end()),
     }
@@ -208,7 +213,8 @@ fn options(service: &Service) -> [Vec<String>; 2] {
 
 /// As any other process of the launcher's user: nothing of it can be read.
 fn closed_to_its_own_user(service: &Service, pid: i32) {
-    let script = "cat /proc/$1/environ || ls /proc/$1/fd/ || head -c1 /proc/$1/mem || cat /proc/$1/maps || cat /proc/$1/auxv";
+    let script =
+        "cat /proc/$1/environ || ls /proc/$1/fd/ || head -c1 /proc/$1/mem || cat /proc/$1/maps || cat /proc/$1/auxv";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", &pid.to_string()]).env_clear().env("PATH", "/usr/bin:/bin");
     if nix::unistd::geteuid().is_root() {
@@ -236,7 +242,9 @@ fn look(service: &Service, running: &Running, at: At) {
         let child = descendants(running.pid())[0];
         assert_eq!(in_memory(child, token), 0, "its child has no copy at {}", at.name());
         let root = PathBuf::from(format!("/proc/{child}/root"));
-        for place in ["home", "tmp", "work", "dev/shm", "etc"].iter().filter(|_| service.stage.path().starts_with("/tmp")) {
+        for place in
+            ["home", "tmp", "work", "dev/shm", "etc"].iter().filter(|_| service.stage.path().starts_with("/tmp"))
+        {
             let found = service.files(&root.join(place));
             let found: Vec<_> = found.iter().filter(|path| !path.ends_with(&*service.file.to_string_lossy())).collect();
             assert!(found.is_empty(), "{found:?}");
@@ -269,7 +277,11 @@ fn at_each_stage(source: Source) {
                 kill(Pid::from_raw(running.pid()), Signal::SIGCONT).unwrap();
                 let done = running.end();
                 assert_eq!(done.status.code(), Some(0), "{done:?}");
-                assert_eq!(done.out.trim(), service.token.len().to_string(), "the agent gets the whole token, and no line end");
+                assert_eq!(
+                    done.out.trim(),
+                    service.token.len().to_string(),
+                    "the agent gets the whole token, and no line end"
+                );
                 service.check_end(&done);
             }
         }
@@ -369,7 +381,8 @@ fn in_no_core_file_of_the_launcher() {
         for at in [At::Planned, At::Running, At::Ended] {
             // Rust's runtime takes a first SIGSEGV and goes on when no access was at fault.
             for signal in [Signal::SIGABRT, Signal::SIGILL] {
-                let mut command = service.run(Source::Variable, &["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"]);
+                let mut command =
+                    service.run(Source::Variable, &["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"]);
                 command.args(["--", "sh", "-c", AGENT]).env("OUBLIETTE_PAUSE_AT", at.name());
                 let running = Running::start(&mut command);
                 let running = wait_for_stop(running);
