@@ -380,11 +380,12 @@ fn in_no_core_file_of_the_launcher() {
     for who in everybody() {
         let service = Service::new(who);
         for at in [At::Planned, At::Running, At::Ended] {
+            let agent = if at == At::Running { STAYS } else { AGENT };
             // Rust's runtime takes a first SIGSEGV and goes on when no access was at fault.
             for signal in [Signal::SIGABRT, Signal::SIGILL] {
                 let mut command =
                     service.run(Source::Variable, &["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"]);
-                command.args(["--", "sh", "-c", AGENT]).env("OUBLIETTE_PAUSE_AT", at.name());
+                command.args(["--", "sh", "-c", agent]).env("OUBLIETTE_PAUSE_AT", at.name());
                 let running = Running::start(&mut command);
                 let running = wait_for_stop(running);
                 kill(Pid::from_raw(running.pid()), signal).unwrap();
