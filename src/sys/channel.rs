@@ -86,6 +86,12 @@ impl Channel {
     }
 }
 
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,11 +104,5 @@ mod tests {
         drop(b);
         assert_eq!(a.receive().unwrap().unwrap().bytes, b"failed");
         assert!(a.receive().unwrap().is_none());
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
