@@ -319,7 +319,7 @@ fn more_facts_never_protect_less() {
                         Layer::Uid => !after.contains(&Layer::Root),
                         // ... and a UID more than namespaces without a private root.
                         Layer::Ipc | Layer::Uts | Layer::Net => {
-                            !(after.contains(&Layer::Uid) && !after.contains(&Layer::Root))
+                            !after.contains(&Layer::Uid) || after.contains(&Layer::Root)
                         }
                         // There is nothing to connect to.
                         Layer::LandlockNet => !after.contains(&Layer::Net),
