@@ -143,12 +143,16 @@ impl Watch<'_> {
     /// The errno of poll(2).
     pub fn run(&mut self, mut running: impl FnMut()) -> Result<Outcome, Errno> {
         let mut seen = Seen::default();
+        let mut told = false;
         loop {
             let ready = self.wait(&seen)?;
             self.take_messages(&mut seen, ready.channel);
             self.take_signals(&mut seen);
             self.reap(&mut seen);
-            if ready.exec && self.take_exec(&mut seen) {
+            if ready.exec {
+                self.take_exec(&mut seen);
+            }
+            if self.started.is_some() && !std::mem::replace(&mut told, true) {
                 running();
             }
             if let Some(terminal) = &mut self.terminal {
@@ -261,20 +265,16 @@ impl Watch<'_> {
         self.terminal.iter_mut().for_each(Terminal::enter);
     }
 
-    fn take_exec(&mut self, seen: &mut Seen) -> bool {
-        let Some(mut file) = self.exec_failed.take() else { return false };
+    fn take_exec(&mut self, seen: &mut Seen) {
+        let Some(mut file) = self.exec_failed.take() else { return };
         let mut number = [0; 4];
         match file.read(&mut number) {
             Ok(4) => {
                 let errno = Errno::from_raw(i32::from_le_bytes(number));
                 seen.ended = Some(Ended::NotExecuted(errno.desc().to_owned()));
-                false
             }
-            _ if seen.failure.is_some() => false,
-            _ => {
-                self.started = Some(Instant::now());
-                true
-            }
+            _ if seen.failure.is_some() => {}
+            _ => self.started = Some(Instant::now()),
         }
     }
 

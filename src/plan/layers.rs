@@ -47,7 +47,8 @@ pub fn decide(
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
-        Planned { layer, decision: decision(request, layer, want, can) }
+        let insists = request.require.contains(&Require::Layer(layer)) || policy.want(layer) == Want::Required;
+        Planned { layer, decision: decision(layer, want, insists, can) }
     });
     all.collect()
 }
@@ -62,14 +63,15 @@ pub fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
     }
 }
 
-fn decision(request: &Request, layer: Layer, want: Want, can: Can) -> Decision {
+/// `insists`: the layer itself is required by name, so that it does not apply to this run is no excuse.
+fn decision(layer: Layer, want: Want, insists: bool, can: Can) -> Decision {
     match (want, can) {
         (Want::Off, _) => Decision::Off { why: "the policy switches it off".into() },
         (_, Can::Enforce(how)) => Decision::Enforce { how },
         (Want::Required, Can::Lack(Lack { why, remedy })) => Decision::Refuse { why, remedy },
         (Want::Preferred, Can::Lack(Lack { why, remedy })) => Decision::Degrade { why, remedy },
-        (_, Can::Off(why)) if request.require.contains(&Require::Layer(layer)) => {
-            Decision::Refuse { remedy: format!("leave `--require {layer}` out, or change what switches it off"), why }
+        (_, Can::Off(why)) if insists => {
+            Decision::Refuse { remedy: format!("do not require {layer}, or change what switches it off"), why }
         }
         (_, Can::Off(why)) => Decision::Off { why },
     }

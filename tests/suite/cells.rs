@@ -247,7 +247,7 @@ fn standard_streams_may_be_closed() {
                 .env_clear()
                 .envs(shell.get_envs().filter_map(|(name, value)| Some((name, value?))));
             outer.current_dir(place.dir.path());
-            if nix::unistd::geteuid().is_root() {
+            if who == Who::Plain && nix::unistd::geteuid().is_root() {
                 outer.uid(who.uid()).gid(who.uid());
             }
             let ended = Started::new(&mut outer).end();

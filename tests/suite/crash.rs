@@ -52,7 +52,7 @@ fn tiers(place: &Place) -> Vec<Tier> {
     let tier = |(name, layers)| {
         let policy = place.policy(layers);
         let pid_namespace = place.enforces(&policy, &["pid"]);
-        if !layers.contains("pid") {
+        if layers.is_empty() {
             need::need("pid", pid_namespace);
         }
         Tier { name, policy, pid_namespace }

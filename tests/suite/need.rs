@@ -65,3 +65,10 @@ pub fn short(path: &std::path::Path) -> String {
 pub fn as_root() -> bool {
     need("root", nix::unistd::geteuid().is_root())
 }
+
+/// Copies a program by another process: a descriptor that is open for writing here would be inherited by whatever
+/// another test forks meanwhile, and the copy could not be executed (ETXTBSY).
+pub fn copy_program(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp").arg("--").arg(from).arg(to).status().expect("cp");
+    assert!(done.success(), "cp {} {}", from.display(), to.display());
+}

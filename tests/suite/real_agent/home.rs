@@ -22,9 +22,9 @@ const PRIVATE: [&str; 6] = [
 fn put(from: &Path, to: &Path) {
     fs::create_dir_all(to.parent().expect("a directory")).expect("directories");
     let from = from.canonicalize().expect("a program");
-    fs::hard_link(&from, to)
-        .or_else(|_| fs::copy(&from, to).map(drop))
-        .unwrap_or_else(|error| panic!("{}: {error}", to.display()));
+    if fs::hard_link(&from, to).is_err() {
+        crate::need::copy_program(&from, to);
+    }
 }
 
 fn link(target: &str, at: &Path) {
