@@ -252,7 +252,11 @@ fn standard_streams_may_be_closed() {
             }
             let ended = Started::new(&mut outer).end();
             assert_eq!(ended.status.code(), Some(6), "{who:?} {closed}: {ended:?}");
-            assert_eq!(ended.out == "out\n", !closed.contains(">&- ") && closed != ">&-", "{who:?} {closed}: {ended:?}");
+            assert_eq!(
+                ended.out == "out\n",
+                !closed.contains(">&- ") && closed != ">&-",
+                "{who:?} {closed}: {ended:?}"
+            );
             place.sweep();
             place.assert_nothing_left(&[]);
         }
