@@ -27,7 +27,7 @@ struct Hostile {
 
 /// Leaves a name outside, and inside in the workspace.
 fn marker(outside: &Path, name: &str) -> String {
-    format!("touch {}/{name}; touch ran-{name}", outside.display())
+    format!("touch {}/{name} 2>/dev/null; touch ran-{name}", outside.display())
 }
 
 fn settings(outside: &Path, port: u16) -> Value {
@@ -80,7 +80,8 @@ fn repository(stage: &Stage) -> Option<Hostile> {
     let own = fs::read_to_string(repository.join(".git/config")).expect("a configuration");
     file(".git/config", &format!("{own}[core]\n{config}"));
     program("bin/filter", &format!("{}\ncat", mark("git-filter")));
-    program("bin/fsmonitor", &mark("git-fsmonitor"));
+    // What git wants to hear: a token, and that everything may have changed.
+    program("bin/fsmonitor", &format!(r"{}; printf 'token\0/\0'", mark("git-fsmonitor")));
     for hook in ["pre-commit", "post-checkout", "post-index-change"] {
         program(&format!(".git/hooks/{hook}"), &mark("git-hook"));
     }
