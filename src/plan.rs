@@ -307,6 +307,7 @@ fn classes(
         enforced: &enforced,
         few_programs: few,
         no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
+        private_proc: host.private_descriptors,
         shared_uid: identity == Identity::Owner,
     };
     let left_out = |class| class == Class::SharedTmp && on.has(Layer::Root);

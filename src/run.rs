@@ -207,6 +207,9 @@ fn open_report(number: i32) -> Result<File> {
             .hint("open it in the caller, as in `--report-fd 3 3>report.json`")
     };
     let file: File = match number {
+        0 => {
+            return Err(Error::new("use --report-fd 0", "0 is standard input").hint("name 2, or a higher descriptor"));
+        }
         1 => std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?.into(),
         2 => std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?.into(),
         _ => sys::fds::take(number).map_err(|_| failed(std::io::Error::other("it is not open")))?,

@@ -68,6 +68,8 @@ pub struct Twins<'a> {
     pub few_programs: bool,
     /// Nothing outside the cell can be connected to.
     pub no_network: bool,
+    /// /proc keeps environ, maps and descriptors from other UIDs. Not so under gVisor.
+    pub private_proc: bool,
     /// The workspace is on the host and the agent's UID owns it.
     pub shared_uid: bool,
 }
@@ -153,7 +155,7 @@ impl Class {
                 Some("pid: /proc shows the cell only")
             }
             Class::ForeignProc if twins.has(Layer::LandlockFs) => Some("landlock: no rule for /proc of others"),
-            Class::ForeignProc => (twins.has(Layer::Uid) && !twins.shared_uid)
+            Class::ForeignProc => (twins.has(Layer::Uid) && twins.private_proc && !twins.shared_uid)
                 .then_some("uid: environ, maps and descriptors are another UID's"),
             Class::Privilege => twins.has(Layer::NoNewPrivs).then_some("no-new-privs: a setuid program gains nothing"),
             Class::AgentSettings if twins.has(Layer::Root) => Some("root: the settings are on a read-only mount"),

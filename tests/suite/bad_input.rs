@@ -310,14 +310,14 @@ fn descriptors_that_cannot_be_used() {
     let lab = Lab::new();
     lab.file("good", SECRET, 0o600);
     let rows: &[Row<'_>] = &[
-        (&["--report-fd", "4"], 125, &["descriptor 4", "not open"]),
+        (&["--report-fd", "6"], 125, &["descriptor 6", "not open"]),
         (&["--report-fd", "5"], 125, &["descriptor 5", "not open"]),
-        (&["--report-fd", "0"], 125, &["--report-fd 0", "standard input"]),
+        (&["--report-fd", "0"], 125, &["0 is standard input"]),
         (&["--report-fd=-1"], 125, &["descriptor -1"]),
         (&["--report-fd", "3"], 125, &["descriptor 3", "reading only"]),
-        (&["--report-fd", "3", "--credential-fd", "3"], 125, &["descriptor 3", "--credential-fd and --report-fd"]),
+        (&["--report-fd", "4", "--credential-fd", "4"], 125, &["descriptor 4", "--credential-fd and --report-fd"]),
     ];
-    table(rows, &lab, |launch| launch.setup("exec 3<$L/good"));
+    table(rows, &lab, |launch| launch.setup("exec 3<$L/good 4<>$L/good"));
 }
 
 #[test]

@@ -219,6 +219,13 @@ fn streams_that_are_closed() {
     findings.none();
 }
 
+/// Words of the command line's own.
+const KNOWN: &str = "run explain doctor sweep ps kill policy list show check -- true --user --credential-file \
+    --credential-fd --credential-env --credential-stdin --level paranoid --policy --agent none \
+    claude --require all pid --network host --mcp-config --upstream http://[::1]:1/ --setenv A=b \
+    --workspace user --copy-in --export - --patch --timeout 1s --grace --report-fd 2 --quiet \
+    --uid-range --json =";
+
 /// xorshift64: the words of a fuzz run, again and again the same from one seed.
 struct Random(u64);
 
@@ -232,59 +239,10 @@ impl Random {
 
     /// A word of the command line's own, or random bytes, or both.
     fn word(&mut self) -> Vec<u8> {
-        const KNOWN: [&str; 48] = [
-            "run",
-            "explain",
-            "doctor",
-            "sweep",
-            "ps",
-            "kill",
-            "policy",
-            "list",
-            "show",
-            "check",
-            "--",
-            "true",
-            "--user",
-            "--credential-file",
-            "--credential-fd",
-            "--credential-env",
-            "--credential-stdin",
-            "--level",
-            "paranoid",
-            "--policy",
-            "--agent",
-            "none",
-            "claude",
-            "--require",
-            "all",
-            "pid",
-            "--network",
-            "host",
-            "--mcp-config",
-            "--upstream",
-            "http://[::1]:1/",
-            "--setenv",
-            "A=b",
-            "--workspace",
-            "user",
-            "--copy-in",
-            "--export",
-            "-",
-            "--patch",
-            "--timeout",
-            "1s",
-            "--grace",
-            "--report-fd",
-            "2",
-            "--quiet",
-            "--uid-range",
-            "--json",
-            "=",
-        ];
+        let known: Vec<&str> = KNOWN.split(' ').collect();
         let mut word = Vec::new();
         if self.below(4) > 0 {
-            word.extend(KNOWN[self.below(KNOWN.len())].as_bytes());
+            word.extend(known[self.below(known.len())].as_bytes());
         }
         if self.below(3) == 0 {
             let length = self.below(12);
