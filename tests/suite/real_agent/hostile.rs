@@ -148,15 +148,20 @@ fn try_everything(launcher: Launcher, kept: bool) -> Option<()> {
         assert!(ran.iter().all(|name| name.starts_with("ran-git-")), "{context}: {ran:?}");
         assert_eq!(ran.contains(&"ran-git-hook".into()), level > 0, "{context}: {ran:?}");
         for request in &played.seen.requests {
-            let body = request.body.to_string();
-            assert!(
-                !["evil-skill", "evil-agent", "evil-memory", "mcp__evil"].iter().any(|word| body.contains(word)),
-                "{context}: {body}"
-            );
+            assert_not_steered(&request.body, &context);
             assert_eq!(request.x_api_key.as_deref(), Some(stage.token.as_str()), "{context}");
         }
     }
     Some(())
+}
+
+/// Nothing of the repository is in what the agent tells its model, until a command of the script's prints it.
+fn assert_not_steered(body: &Value, context: &str) {
+    let body = body.to_string();
+    let printed = body.contains("import glob");
+    for word in ["evil-skill", "evil-agent", "evil-memory", "mcp__evil"].iter().filter(|_| !printed) {
+        assert!(!body.contains(word), "{context}: {word} reached the model: {body}");
+    }
 }
 
 fn give(directory: &Path) {
