@@ -11,7 +11,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::formats::policies;
-use super::run::{LAUNCHERS, LEVELS, Launcher, Stage, bash, output, play};
+use super::run::{LAUNCHERS, LEVELS, Launcher, Stage, output, play};
 use super::table::{Neighbour, play_cases};
 use crate::model::Model;
 use crate::need::need_program;
@@ -203,9 +203,12 @@ fn the_same_repository_without_the_level() {
     let directory = policies(&stage, &changes).display().to_string();
     let (repository, out) = (hostile.repository.display().to_string(), stage.own().join("out"));
     let exported = out.display().to_string();
-    let options = ["--policy-dir", &directory, "--copy-in", &repository, "--export", &exported];
-    let model = Model::start(vec![bash("id")]);
-    let seen = play(stage.claude("developer", &model, &options, &["-p", "hello"]), model);
+    // The other port answers nothing, so the deadline ends the run; what ran until then is exported all the same.
+    let mut command = stage.oubliette();
+    command.args(["run", "--level", "developer", "--timeout", "30s", "--grace", "1s", "--credential-file"]);
+    command.arg(stage.own().join("token")).args(["--policy-dir", &directory, "--copy-in", &repository]);
+    command.args(["--export", &exported, "--"]).arg(&stage.claude).args(["-p", "hello"]);
+    let seen = play(command, Model::start(Vec::new()));
     assert!(out.exists(), "{:?} {} {}", seen.status, seen.stdout, seen.stderr);
     let ran = ran(&out);
     assert!(ran.contains(&"ran-hook-session".into()), "{ran:?} {:?} {} {}", seen.status, seen.stdout, seen.stderr);
