@@ -76,7 +76,11 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     let copy_in = job.request.copy_in.as_deref().map(workspace::open_source).transpose()?;
     let outputs = Outputs::open(&job.request)?;
     sys::environ::forget();
-    progress.stage(Stage::Planned, || format!("{} at level {}", job.agent.value.title, job.level.name));
+    progress.stage(Stage::Planned, || {
+        let enforced = plan.layers.iter().filter(|planned| planned.decision.enforced());
+        let names: Vec<&str> = enforced.map(|planned| planned.layer.name()).collect();
+        format!("{} at level {}, confined by {}", job.agent.value.title, job.level.name, names.join(", "))
+    });
 
     let mut told = Vec::new();
     tell_degraded(&progress, &plan, &mut told);

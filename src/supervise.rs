@@ -353,6 +353,19 @@ fn push<'fd>(fds: &mut Vec<(BorrowedFd<'fd>, PollFlags)>, fd: BorrowedFd<'fd>) -
     fds.len() - 1
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exited(code) => write!(f, "the agent exited with status {code}"),
+            Ended::Signaled(number) => write!(f, "the agent was ended by signal {number}"),
+            Ended::Deadline => f.write_str("the deadline passed"),
+            Ended::LevelNotInForce(why) => write!(f, "its level is not in force: {why}"),
+            Ended::NotExecuted(why) => write!(f, "the program could not be executed: {why}"),
+            Ended::NotConfined(why) | Ended::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
 impl Ended {
     /// The status of the launcher.
     pub fn exit(&self) -> Exit {

@@ -73,6 +73,8 @@ pub fn attach(
             )?,
         }
     }
+    // Before its number is closed below: closing it twice is an abort in a debug build.
+    drop(terminal);
     let mut first = CREDENTIAL_FD as u32;
     if let Some(credential) = credential {
         sys::fds::place(credential, CREDENTIAL_FD)?;

@@ -106,6 +106,9 @@ impl TryFrom<String> for Rule {
             ("Edit" | "Read", Some(path)) if !["//", "~/", "./"].iter().any(|start| path.starts_with(start)) => {
                 Err(format!("rule `{text}` never matches: a path begins with //, ~/ or ./"))
             }
+            (_, Some(argument)) if argument.trim() != argument => {
+                Err(format!("rule `{text}` never matches: its argument begins or ends with a blank"))
+            }
             (_, Some("")) => Err(format!("rule `{text}` has nothing in its parentheses")),
             _ => Ok(Rule(text)),
         }
@@ -244,7 +247,7 @@ mod tests {
 
     #[test]
     fn rules_that_never_match_are_refused() {
-        for bad in ["Write(//etc/**)", "Edit(/etc/**)", "Read(etc)", "Bash(", "(x)", "Ba sh", "Bash()"] {
+        for bad in ["Write(//etc/**)", "Edit(/etc/**)", "Read(etc)", "Bash(", "(x)", "Ba sh", "Bash()", "Bash(doas )"] {
             assert!(Rule::try_from(bad.to_owned()).is_err(), "{bad}");
         }
         for good in ["Bash", "Bash(*sudo*)", "Edit(//etc/**)", "Read(~/.ssh/**)", "Edit(./.git/hooks/**)", "mcp__x"] {

@@ -274,7 +274,10 @@ impl Run<'_> {
         let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), errno))?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
         let ended = Instant::now();
-        self.progress.stage(Stage::Ended, || format!("{outcome:?}"));
+        self.progress.stage(Stage::Ended, || match &outcome {
+            Outcome::Ran(ended) => ended.to_string(),
+            Outcome::Failed(failure) => format!("cannot {}: {}", failure.action, failure.errno.desc()),
+        });
         let peak = cgroup.as_ref().and_then(Cgroup::peak);
         drop(cgroup);
         let dead = self.end_all(plan, lease.as_ref());

@@ -64,7 +64,7 @@ const SPOILED: [Spoiled; 4] = [
         &["-p", "hello"],
         "«matches no known tool»",
     ),
-    (&[(r#""Bash(doas *)""#, r#""Bash(doas )""#)], &["-p", "hello"], "«entries were skipped»"),
+    (&[(r#""Bash(doas *)""#, r#""doas""#)], &["-p", "hello"], "«entries were skipped»"),
 ];
 
 #[test]

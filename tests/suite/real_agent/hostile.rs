@@ -11,7 +11,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::formats::policies;
-use super::run::{LAUNCHERS, LEVELS, Launcher, Stage, bash, output, play};
+use super::run::{LAUNCHERS, LEVELS, Launcher, Stage, output, play};
 use super::table::{Neighbour, play_cases};
 use crate::model::Model;
 use crate::need::need_program;
@@ -27,7 +27,7 @@ struct Hostile {
 
 /// Leaves a name outside, and inside in the workspace.
 fn marker(outside: &Path, name: &str) -> String {
-    format!("touch {}/{name}; touch ran-{name}", outside.display())
+    format!("touch {}/{name} 2>/dev/null; touch ran-{name}", outside.display())
 }
 
 fn settings(outside: &Path, port: u16) -> Value {
@@ -80,7 +80,8 @@ fn repository(stage: &Stage) -> Option<Hostile> {
     let own = fs::read_to_string(repository.join(".git/config")).expect("a configuration");
     file(".git/config", &format!("{own}[core]\n{config}"));
     program("bin/filter", &format!("{}\ncat", mark("git-filter")));
-    program("bin/fsmonitor", &mark("git-fsmonitor"));
+    // What git wants to hear: a token, and that everything may have changed.
+    program("bin/fsmonitor", &format!(r"{}; printf 'token\0/\0'", mark("git-fsmonitor")));
     for hook in ["pre-commit", "post-checkout", "post-index-change"] {
         program(&format!(".git/hooks/{hook}"), &mark("git-hook"));
     }
@@ -147,15 +148,20 @@ fn try_everything(launcher: Launcher, kept: bool) -> Option<()> {
         assert!(ran.iter().all(|name| name.starts_with("ran-git-")), "{context}: {ran:?}");
         assert_eq!(ran.contains(&"ran-git-hook".into()), level > 0, "{context}: {ran:?}");
         for request in &played.seen.requests {
-            let body = request.body.to_string();
-            assert!(
-                !["evil-skill", "evil-agent", "evil-memory", "mcp__evil"].iter().any(|word| body.contains(word)),
-                "{context}: {body}"
-            );
+            assert_not_steered(&request.body, &context);
             assert_eq!(request.x_api_key.as_deref(), Some(stage.token.as_str()), "{context}");
         }
     }
     Some(())
+}
+
+/// Nothing of the repository is in what the agent tells its model, until a command of the script's prints it.
+fn assert_not_steered(body: &Value, context: &str) {
+    let body = body.to_string();
+    let printed = body.contains("import glob");
+    for word in ["evil-skill", "evil-agent", "evil-memory", "mcp__evil"].iter().filter(|_| !printed) {
+        assert!(!body.contains(word), "{context}: {word} reached the model: {body}");
+    }
 }
 
 fn give(directory: &Path) {
@@ -197,9 +203,12 @@ fn the_same_repository_without_the_level() {
     let directory = policies(&stage, &changes).display().to_string();
     let (repository, out) = (hostile.repository.display().to_string(), stage.own().join("out"));
     let exported = out.display().to_string();
-    let options = ["--policy-dir", &directory, "--copy-in", &repository, "--export", &exported];
-    let model = Model::start(vec![bash("id")]);
-    let seen = play(stage.claude("developer", &model, &options, &["-p", "hello"]), model);
+    // The other port answers nothing, so the deadline ends the run; what ran until then is exported all the same.
+    let mut command = stage.oubliette();
+    command.args(["run", "--level", "developer", "--timeout", "30s", "--grace", "1s", "--credential-file"]);
+    command.arg(stage.own().join("token")).args(["--policy-dir", &directory, "--copy-in", &repository]);
+    command.args(["--export", &exported, "--"]).arg(&stage.claude).args(["-p", "hello"]);
+    let seen = play(command, Model::start(Vec::new()));
     assert!(out.exists(), "{:?} {} {}", seen.status, seen.stdout, seen.stderr);
     let ran = ran(&out);
     assert!(ran.contains(&"ran-hook-session".into()), "{ran:?} {:?} {} {}", seen.status, seen.stdout, seen.stderr);
