@@ -284,7 +284,7 @@ fn offers(who: Who, tier: Tier) -> bool {
         layers.iter().filter(|layer| layer["decision"] == "degrade").map(|layer| layer["layer"].as_str().unwrap());
     // Neither decides what one agent can do to another, and a plain user never has them.
     let missing: Vec<&str> = missing
-        .filter(|layer| !["cgroup", "settings"].contains(layer) && !(who == Who::User && *layer == "uid"))
+        .filter(|layer| !(["cgroup", "settings"].contains(layer) || (who == Who::User && *layer == "uid")))
         .collect();
     missing.iter().all(|layer| need::need(layer, false))
 }
