@@ -252,7 +252,7 @@ fn link(target: &Path, path: &Path) -> Done {
 }
 
 /// Makes a name where it is missing. The directories above it are mostly there: they are made when the kernel says
-/// that they are not, since to ask first took half of all calls.
+/// that they are not.
 fn made(verb: &str, path: &Path, make: impl Fn() -> Result<(), Errno>) -> Done {
     let mut done = make();
     if let (Err(Errno::ENOENT), Some(parent)) = (done, path.parent()) {

@@ -252,8 +252,7 @@ fn one_of(index: u32, values: &[(u32, i32)]) -> Block {
     block
 }
 
-/// A balanced tree over the numbers; each leaf ends by itself. Written in one go: to join copies of the halves took a
-/// third of all instructions of a launch.
+/// A balanced tree over the numbers; each leaf ends by itself.
 fn tree(rules: &[(u32, Block)], program: &mut Block) {
     match rules {
         [] => program.push(ret(ALLOW)),
