@@ -27,15 +27,18 @@ pub struct Cgroup {
     old: bool,
 }
 
-/// Finds where this process may make control groups. Reads and asks; makes nothing.
-pub fn find(uid: u32) -> Fact<Cgroups> {
+/// Finds where this process may make control groups. Reads and asks; makes nothing. A share of the CPU that is no less
+/// than all of this host's needs none.
+pub fn find(uid: u32, cpu_percent: u32) -> Fact<Cgroups> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let unified = own.lines().find_map(|line| line.strip_prefix("0::"));
     if let Some(found) = unified.and_then(find_v2) {
         return Fact::Has(Cgroups::V2(found));
     }
     let at = |controller| find_v1(&own, controller);
-    match (at("memory"), at("pids"), at("cpu")) {
+    let cpus = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+    let cpu = if usize::try_from(cpu_percent).is_ok_and(|percent| percent / 100 >= cpus) { None } else { at("cpu") };
+    match (at("memory"), at("pids"), cpu) {
         (None, None, None) => Fact::Lacks(Lack::new(
             if uid == 0 { "no cgroup file system can be written" } else { "no cgroup is delegated to this user" },
             "mount it writable, run as root, or delegate one (systemd: Delegate=memory pids cpu)",
