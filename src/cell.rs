@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,8 @@ use crate::confine::mounts::CellFile;
 use crate::error::{Error, Result};
 use crate::state::State;
 use crate::sys;
-use crate::tree::{FileId, status};
-use crate::wipe::{Left, Wiped, overwrite, wipe};
+use crate::tree::{FileId, status, status_of};
+use crate::wipe::{Left, Wiped, open_repaired, overwrite, wipe};
 
 /// The file with what `sweep` and `ps` must know.
 pub const RECORD: &str = "cell.json";
@@ -186,8 +186,13 @@ impl Cell {
         let parts: Vec<&OsStr> = rest.iter().collect();
         let Some((name, parents)) = parts.split_last() else { return Ok(()) };
         for part in parents {
+            // What stays the launcher's the agent must still get through; the directory around it is closed to others.
+            let mode = if file.to_agent { 0o700 } else { 0o755 };
             match mkdirat(&dir, *part, Mode::S_IRWXU) {
-                Ok(()) => give(dir.as_fd(), part, owner)?,
+                Ok(()) => {
+                    fchmodat(&dir, *part, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?;
+                    give(dir.as_fd(), part, owner)?;
+                }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -195,6 +200,8 @@ impl Cell {
         }
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut out = File::from(openat(&dir, *name, flags, Mode::from_bits_truncate(file.mode))?);
+        // Whatever the caller's umask says: the agent reads its settings.
+        fchmod(&out, Mode::from_bits_truncate(file.mode))?;
         out.write_all(&file.bytes)?;
         give(dir.as_fd(), name, owner)?;
         self.written.push((rest.to_owned(), status(dir.as_fd(), name)?.id));
@@ -260,13 +267,14 @@ fn give(dir: BorrowedFd<'_>, name: &OsStr, owner: Option<Ids>) -> Result<(), Err
 /// Zeroes what the launcher of a dead cell had written where others could find it on the disk: its credential and its
 /// settings. Their inodes are not known any more, so what has a second name by now is left as it is ([`overwrite`]).
 pub fn zero_dead(cell: BorrowedFd<'_>) {
-    let mut files = vec![(PathBuf::from("home"), OsString::from(".credential"))];
-    let settings = openat(cell, "settings", DIRECTORY, Mode::empty()).and_then(|dir| crate::tree::entries(dir.as_fd()));
+    let Ok(mount) = status_of(cell).map(|status| status.mount) else { return };
+    let mut files = vec![("home", OsString::from(".credential"))];
+    let settings = open_repaired(cell, OsStr::new("settings"), mount).and_then(|dir| crate::tree::entries(dir.as_fd()));
     for entry in settings.into_iter().flat_map(|mut dir| dir.iter().flatten().collect::<Vec<_>>()) {
-        files.push(("settings".into(), OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
+        files.push(("settings", OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
     }
     for (parent, name) in files {
-        if let Ok(dir) = openat(cell, &parent, DIRECTORY, Mode::empty()) {
+        if let Ok(dir) = open_repaired(cell, OsStr::new(parent), mount) {
             let _ = overwrite(dir.as_fd(), &name, None);
         }
     }
@@ -276,9 +284,11 @@ pub fn zero_dead(cell: BorrowedFd<'_>) {
 fn zero(cell: BorrowedFd<'_>, path: &Path, id: FileId) -> Result<(), Errno> {
     let parts: Vec<&OsStr> = path.iter().collect();
     let Some((name, parents)) = parts.split_last() else { return Ok(()) };
+    let mount = status_of(cell)?.mount;
     let mut dir = cell.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
     for part in parents {
-        dir = openat(&dir, *part, DIRECTORY, Mode::empty())?;
+        // The agent may have closed its HOME.
+        dir = open_repaired(dir.as_fd(), part, mount)?;
     }
     overwrite(dir.as_fd(), name, Some(id))
 }

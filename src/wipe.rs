@@ -99,7 +99,7 @@ fn prefix() -> Vec<u8> {
 }
 
 /// Opens a directory, with its mode repaired, only if it is on `mount`.
-fn open_repaired(at: BorrowedFd<'_>, name: &OsStr, mount: Mount) -> nix::Result<OwnedFd> {
+pub(crate) fn open_repaired(at: BorrowedFd<'_>, name: &OsStr, mount: Mount) -> nix::Result<OwnedFd> {
     let dir = match open_dir(at, name) {
         Err(Errno::EACCES) => {
             // Without a link in the way: glibc pins the inode by O_PATH first where fchmodat2(2) is missing.

@@ -336,17 +336,29 @@ impl Outputs {
         };
         let own = if kept.is_none() { Some(dir("work")?) } else { None };
         let work = kept.or(own.as_ref().map(OwnedFd::as_fd)).unwrap_or(top);
-        if let Some(patch) = self.patch {
-            let base = dir("base")?;
-            patch.write("write patch", |file| crate::patch::write(base.as_fd(), work, file, bounds).map(drop))?;
-        }
-        match self.export {
+        let patched = match self.patch {
             None => Ok(()),
-            Some(Target::Tar(tar)) => tar.write("export to", |file| to_tar(work, file, bounds).map(drop)),
-            Some(Target::Stdout(mut file)) => to_tar(work, &mut file, bounds)
+            Some(patch) => dir("base").and_then(|base| {
+                patch.write("write patch", |file| crate::patch::write(base.as_fd(), work, file, bounds).map(drop))
+            }),
+        };
+        // Each on its own: the workspace is wiped after this, and one that fails must not take the other with it.
+        let exported = match self.export {
+            None => Ok(()),
+            Some(target) => target.write(work, bounds),
+        };
+        patched.and(exported)
+    }
+}
+
+impl Target {
+    fn write(self, work: BorrowedFd<'_>, bounds: &Bounds) -> Result<()> {
+        match self {
+            Target::Tar(tar) => tar.write("export to", |file| to_tar(work, file, bounds).map(drop)),
+            Target::Stdout(mut file) => to_tar(work, &mut file, bounds)
                 .map(drop)
                 .map_err(|error| Error::new("export to standard output", error.to_string())),
-            Some(Target::Directory { parent, name, path }) => {
+            Target::Directory { parent, name, path } => {
                 to_directory(work, parent.as_fd(), &name, bounds).map(drop).map_err(|error| {
                     Error::new(format!("export to {}", path.display()), error.to_string())
                         .hint("name a directory that does not exist yet")
