@@ -193,6 +193,12 @@ pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).collect()
 }
 
+/// Whether a process of ours stays beside the agent: as the first of a PID namespace, or only as leader of the session
+/// on a terminal. An agent that leads the session itself could not be stopped with Ctrl-Z.
+pub fn has_init(plan: &Plan, terminal: bool) -> bool {
+    plan.namespaces.pid || terminal
+}
+
 impl Confinement<'_> {
     /// Puts the plan into force and starts the agent, in a process that was cloned for it. A failure goes to the
     /// launcher by the channel.
@@ -251,7 +257,7 @@ impl Confinement<'_> {
             sys::seccomp::load(&self.filter)
                 .map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
         }
-        let has_init = self.plan.namespaces.pid;
+        let has_init = has_init(self.plan, self.terminal);
         Ok(Confined { command: self.command, terminal, channel: self.channel, has_init })
     }
 
@@ -327,7 +333,7 @@ impl Confinement<'_> {
 }
 
 impl Confined {
-    /// Starts the agent: here, or as the child of this process when it is the first of a PID namespace.
+    /// Starts the agent: here, or as the child of this process where that stays (see [`has_init`]).
     pub fn exec(self) -> ! {
         if self.has_init { init::run(self) } else { self.become_agent() }
     }

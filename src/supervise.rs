@@ -94,7 +94,7 @@ impl Signals {
 pub struct Watch<'a> {
     /// Init, or the agent itself.
     pub child: Pid,
-    /// The child is init.
+    /// The child is init, and the agent its child.
     pub has_init: bool,
     /// The launcher's end of the channel.
     pub channel: Channel,
@@ -228,7 +228,8 @@ impl Watch<'_> {
                 Signal::SIGCHLD => {}
                 Signal::SIGWINCH => self.terminal.iter_mut().for_each(Terminal::resize),
                 Signal::SIGTSTP => {
-                    self.pass_on(Signal::SIGTSTP);
+                    // The kernel drops TSTP for a session without a process of ours.
+                    self.pass_on(if self.has_init { Signal::SIGTSTP } else { Signal::SIGSTOP });
                     self.stop_ourselves();
                 }
                 signal if ENDING.contains(&signal) => {
@@ -238,7 +239,16 @@ impl Watch<'_> {
                     seen.asked = Some(signal);
                     self.pass_on(signal);
                 }
-                signal => self.pass_on(signal),
+                signal => {
+                    // `kill %1` wakes us behind the shell, and for our end we need no terminal. Signals come by number,
+                    // so that TERM is heard before CONT.
+                    if signal == Signal::SIGCONT
+                        && (seen.asked.is_none() || !self.terminal.iter_mut().any(Terminal::give_up_in_background))
+                    {
+                        self.terminal.iter_mut().for_each(Terminal::enter);
+                    }
+                    self.pass_on(signal);
+                }
             }
         }
     }
@@ -255,14 +265,13 @@ impl Watch<'_> {
     fn stopped(&mut self, signal: u8) {
         if self.terminal.is_some() && i32::from(signal) != libc::SIGSTOP {
             self.stop_ourselves();
-            self.pass_on(Signal::SIGCONT);
         }
     }
 
+    /// Until SIGCONT, which is then passed on as every other signal.
     fn stop_ourselves(&mut self) {
         self.terminal.iter_mut().for_each(Terminal::leave);
         let _ = raise(Signal::SIGSTOP);
-        self.terminal.iter_mut().for_each(Terminal::enter);
     }
 
     fn take_exec(&mut self, seen: &mut Seen) {
@@ -281,15 +290,13 @@ impl Watch<'_> {
     /// Waits for the child and, where there is no init, for orphans that the agent left to us.
     fn reap(&mut self, seen: &mut Seen) {
         loop {
-            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
-            let status = match waitpid(None, Some(flags)) {
+            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(status) if status.pid() == Some(self.child) => status,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
             match status {
-                WaitStatus::Stopped(_, signal) if !self.has_init => self.stopped(signal as u8),
                 WaitStatus::Exited(_, code) => self.child_ended(seen, Ended::Exited(code as u8)),
                 WaitStatus::Signaled(_, signal, _) => self.child_ended(seen, Ended::Signaled(signal as u8)),
                 _ => {}

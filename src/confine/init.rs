@@ -1,8 +1,10 @@
-//! The first process of a PID namespace. It starts the agent, reaps what the agent leaves, passes the launcher's
-//! signals on, and ends with either of them; with it the kernel ends everything in the namespace.
+//! The first process of a PID namespace, or of a session on a terminal. It starts the agent, reaps what the agent leaves, passes the launcher's
+//! signals on, and ends with either of them; with it the kernel ends everything in the namespace,
+//! and where there is none the agent.
 //!
-//! It runs under every layer that the agent runs under, so that becoming it gains nothing. SIGKILL and SIGSTOP from
-//! inside do not reach it (pid_namespaces(7)).
+//! It runs under every layer that the agent runs under, so that becoming it gains nothing. In a namespace SIGKILL and
+//! SIGSTOP from inside do not reach it (pid_namespaces(7)); elsewhere whoever ends it ends the agent, and the launcher
+//! then ends what is left.
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
@@ -10,10 +12,11 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid, setpgid, tcsetpgrp};
+use nix::unistd::{Pid, getpid, getppid, setpgid, tcsetpgrp};
 
 use super::Confined;
 use crate::sys::channel::Channel;
@@ -26,8 +29,9 @@ pub fn run(confined: Confined) -> ! {
         let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
         exit_now(125);
     }
+    let init = getpid();
     let agent = match fork_into(CloneFlags::empty()) {
-        Ok(Fork::Child) => start(confined),
+        Ok(Fork::Child) => start(confined, init),
         Ok(Fork::Parent(agent)) => agent,
         Err(errno) => {
             let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
@@ -46,7 +50,11 @@ pub fn run(confined: Confined) -> ! {
 
 /// In a process group of its own, in front of the terminal and in init's session: a group without a parent in its
 /// session is orphaned, and the kernel drops its Ctrl-Z (setpgid(2)).
-fn start(confined: Confined) -> ! {
+fn start(confined: Confined, init: Pid) -> ! {
+    // Each of the two processes after the launcher dies with the one before it, whatever namespaces there are.
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != init {
+        exit_now(125);
+    }
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     if let Some(terminal) = &confined.terminal {
         // Whoever goes to the front from behind gets SIGTTOU; every signal is unblocked again before the exec.

@@ -18,7 +18,7 @@ use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::Ids;
 use crate::confine::mounts::{CellFile, Tree};
-use crate::confine::{Command, Confinement, Failure, Places, clone_flags, seccomp};
+use crate::confine::{Command, Confinement, Failure, Places, clone_flags, has_init, seccomp};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::job::Job;
@@ -199,7 +199,7 @@ impl Run<'_> {
         self.progress.stage(Stage::Cloned, || format!("pid {child}"));
         let watch = Watch {
             child,
-            has_init: plan.namespaces.pid,
+            has_init: has_init(plan, terminal.is_some()),
             channel: ends.channel,
             exec_failed: Some(File::from(ends.exec_failed)),
             signals: &self.signals,

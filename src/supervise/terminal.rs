@@ -3,11 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
+use std::io::ErrorKind::{Interrupted, WouldBlock};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcgetsid, tcsetattr};
+use nix::unistd::{getpgrp, getsid, tcgetpgrp};
 
 use super::relay::ready;
 use crate::sys;
@@ -38,7 +43,7 @@ impl Terminal {
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().ok().map(File::from);
         Some(Terminal {
             input: copy(stdin.as_fd())?,
-            output: copy(stdout.as_fd())?,
+            output: unblocked(stdout.as_fd()).or_else(|| copy(stdout.as_fd()))?,
             before,
             master: None,
             to_agent: Vec::new(),
@@ -52,7 +57,11 @@ impl Terminal {
     /// The cell's terminal is there: it takes over size and mode.
     pub fn connect(&mut self, master: OwnedFd) {
         let _ = tcsetattr(&master, SetArg::TCSANOW, &self.before);
+        // An agent that reads nothing of a long paste must not hold up the launcher.
+        let _ = fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK));
         self.master = Some(master.into());
+        // An attempt before this one may have ended.
+        self.closed = false;
         self.resize();
         self.enter();
     }
@@ -81,6 +90,13 @@ impl Terminal {
             let _ = tcsetattr(&self.input, SetArg::TCSADRAIN, &self.before);
             self.raw = false;
         }
+    }
+
+    /// Neither mode nor keys are ours where another job is in front: both would stop us.
+    pub fn give_up_in_background(&mut self) -> bool {
+        let behind = tcgetpgrp(&self.input) != Ok(getpgrp());
+        self.input_ended |= behind;
+        behind
     }
 
     /// What it waits for.
@@ -113,14 +129,23 @@ impl Terminal {
         self.closed = !move_bytes(master, &mut self.to_caller, &mut self.output);
     }
 
-    /// Shows what the cell has still written.
+    /// Shows what the cell has still written, unless the caller's terminal takes nothing any more.
     pub fn drain(&mut self) {
         let Some(master) = &mut self.master else { return };
-        while !self.closed && ready(master.as_fd(), PollFlags::POLLIN) {
-            self.closed = !move_bytes(master, &mut self.to_caller, &mut self.output);
+        let mut until = Instant::now() + STALLED;
+        while (!self.closed && ready(master.as_fd(), PollFlags::POLLIN)) || !self.to_caller.is_empty() {
+            let before = self.to_caller.len();
+            self.closed |= !move_bytes(master, &mut self.to_caller, &mut self.output);
+            if self.to_caller.is_empty() || self.to_caller.len() != before {
+                until = Instant::now() + STALLED;
+            } else if Instant::now() > until {
+                break;
+            } else {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
-        let _ = self.output.write_all(&self.to_caller);
         self.to_caller.clear();
+        self.leave();
     }
 }
 
@@ -130,21 +155,36 @@ impl Drop for Terminal {
     }
 }
 
+/// How long the caller's terminal may take nothing of what a dead agent has left.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// The terminal once more, for writes that do not block: one that nobody reads must not keep the launcher from its
+/// deadline and signals. A descriptor of our own, since the flag would else be the caller's shell's, too.
+fn unblocked(fd: BorrowedFd<'_>) -> Option<File> {
+    if tcgetsid(fd).ok()? != getsid(None).ok()? {
+        return None;
+    }
+    File::options().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/tty").ok()
+}
+
 /// Reads into an empty buffer, writes from a full one. False at the end of `from`.
 fn move_bytes(from: &mut File, buffer: &mut Vec<u8>, to: &mut File) -> bool {
     if buffer.is_empty() && ready(from.as_fd(), PollFlags::POLLIN) {
         let mut chunk = [0; 4096];
         match from.read(&mut chunk) {
+            Err(error) if matches!(error.kind(), Interrupted | WouldBlock) => {}
             // EIO: no process has the slave open any more (ioctl_tty(2)).
             Ok(0) | Err(_) => return false,
             Ok(length) => buffer.extend(&chunk[..length]),
         }
     }
-    if !buffer.is_empty()
-        && ready(to.as_fd(), PollFlags::POLLOUT)
-        && let Ok(written) = to.write(buffer)
-    {
-        buffer.drain(..written);
+    if !buffer.is_empty() && ready(to.as_fd(), PollFlags::POLLOUT) {
+        match to.write(buffer) {
+            Ok(written) => drop(buffer.drain(..written)),
+            Err(error) if matches!(error.kind(), Interrupted | WouldBlock) => {}
+            // It is gone. Nobody misses the rest, and to try again would only spin.
+            Err(_) => buffer.clear(),
+        }
     }
     true
 }

@@ -28,6 +28,7 @@ mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
+mod terminal; // keys, signals, sizes and modes between a person's shell and a cell
 mod two_users; // A's agent is the victim, B's tries everything, tier by tier
 
 // What is left.
