@@ -207,7 +207,11 @@ impl Host {
             seccomp: seccomp(),
             uids: uids(capabilities),
             uid_map,
-            cgroup: if wanted(Layer::Cgroup) { crate::confine::cgroup::find(uid, policy.limits.cpu_percent) } else { off() },
+            cgroup: if wanted(Layer::Cgroup) {
+                crate::confine::cgroup::find(uid, policy.limits.cpu_percent)
+            } else {
+                off()
+            },
             private_descriptors: sys::process::has_pidfd(),
             files: policy
                 .files

@@ -1,6 +1,6 @@
-//! The first process of a PID namespace, or of a session on a terminal. It starts the agent, reaps what the agent leaves, passes the launcher's
-//! signals on, and ends with either of them; with it the kernel ends everything in the namespace,
-//! and where there is none the agent.
+//! The first process of a PID namespace, or of a session on a terminal. It starts the agent, reaps what the agent
+//! leaves, passes the launcher's signals on, and ends with either of them; with it the kernel ends everything in the
+//! namespace, and where there is none the agent.
 //!
 //! It runs under every layer that the agent runs under, so that becoming it gains nothing. In a namespace SIGKILL and
 //! SIGSTOP from inside do not reach it (pid_namespaces(7)); elsewhere whoever ends it ends the agent, and the launcher

@@ -158,7 +158,9 @@ impl Drop for Desk {
         let _ = self.shell.kill();
         let _ = self.shell.wait();
         // After a test that failed; nobody else's process has the marker.
-        marked(&self.marker).into_iter().for_each(|pid| drop(kill(pid, Signal::SIGKILL)));
+        for pid in marked(&self.marker) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
     }
 }
 
