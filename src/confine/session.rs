@@ -1,10 +1,11 @@
 //! Session, terminal and descriptors of the agent.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::pty::openpty;
+use nix::sys::termios::tcgetattr;
 use nix::unistd::setsid;
 
 use super::{CREDENTIAL_FD, Failure};
@@ -43,12 +44,15 @@ pub fn lead() -> Result<(), Failure> {
     setsid().map(drop).map_err(|errno| Failure::plain(errno, "lead a new session"))
 }
 
-/// A terminal on the /dev/pts that this process sees.
+/// A terminal on the /dev/pts that this process sees, with size and mode of the caller's, which is still standard
+/// input here: set later by the launcher, they would come after the agent's own.
 ///
 /// # Errors
 /// The errno of openpty(3).
 pub fn open_terminal() -> Result<Terminal, Failure> {
-    let pair = openpty(None, None).map_err(|errno| Failure::plain(errno, "open a terminal for the cell"))?;
+    let caller = std::io::stdin();
+    let (size, mode) = (sys::tty::size(caller.as_fd()).ok(), tcgetattr(&caller).ok());
+    let pair = openpty(&size, &mode).map_err(|errno| Failure::plain(errno, "open a terminal for the cell"))?;
     Ok(Terminal { master: pair.master, slave: pair.slave })
 }
 

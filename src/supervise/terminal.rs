@@ -54,9 +54,8 @@ impl Terminal {
         })
     }
 
-    /// The cell's terminal is there: it takes over size and mode.
+    /// The cell's terminal is there: what is typed goes to it from now on.
     pub fn connect(&mut self, master: OwnedFd) {
-        let _ = tcsetattr(&master, SetArg::TCSANOW, &self.before);
         // An agent that reads nothing of a long paste must not hold up the launcher.
         let _ = fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK));
         self.master = Some(master.into());
