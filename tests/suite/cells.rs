@@ -238,7 +238,7 @@ fn standard_streams_may_be_closed() {
         for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
             let shell = place.command("run");
             let run = format!(
-                "exec {} run -- sh -c 'echo out; echo err >&2; exit 6' {closed}",
+                "exec '{}' run -- sh -c 'echo out; echo err >&2; exit 6' {closed}",
                 shell.get_program().to_string_lossy()
             );
             let mut outer = Command::new("sh");
