@@ -56,9 +56,10 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
     let mut swept = Swept::default();
     // UIDs of cells that are not gone: another run under such a UID would own what is left of them.
     let mut owners = BTreeSet::new();
+    let until = Instant::now() + PATIENCE;
     for name in names(state)? {
         let text = printable(name.as_bytes());
-        let left = match look(state.cells.as_fd(), &name) {
+        let left = match look_twice(state, &name, until) {
             Ok(Found::Live(_)) => {
                 swept.live += 1;
                 continue;
@@ -84,6 +85,24 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
         swept.freed_uids = uids::sweep(state, &owners)?;
     }
     Ok(swept)
+}
+
+/// How long one sweep waits in all for processes that the kernel is ending.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Looks at a cell, and again while its launcher is dead and its lock is not free yet: the kernel ends the rest of the
+/// run, which shares the lock, a moment after the launcher.
+fn look_twice(state: &State, name: &OsStr, until: Instant) -> Result<Found, Errno> {
+    loop {
+        let found = look(state.cells.as_fd(), name)?;
+        let Found::Live(dir) = &found else { return Ok(found) };
+        let ending = read_record(dir.as_fd())
+            .is_some_and(|record| Launcher::open(record.launcher, record.started).is_none());
+        if !ending || Instant::now() >= until {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Processes first: a live one would go on writing.
@@ -255,10 +274,13 @@ impl Launcher {
     }
 }
 
-/// When a process started, in seconds since 1970 (proc(5): field 22 of stat, in ticks since the boot).
+/// When a live process started, in seconds since 1970 (proc(5): field 22 of stat, in ticks since the boot). Nothing for
+/// one that is dead and not yet waited for.
 fn started(pid: Pid) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let ticks: u64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.next().filter(|state| !matches!(*state, "Z" | "X"))?;
+    let ticks: u64 = fields.nth(18)?.parse().ok()?;
     let boot = std::fs::read_to_string("/proc/stat").ok()?;
     let boot: u64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
