@@ -155,8 +155,6 @@ pub struct Confinement<'a> {
     pub work: Option<BorrowedFd<'a>>,
     /// What fills the workspace, where it is on the cell's tmpfs.
     pub filling: Filling<'a>,
-    /// The control group, where the child enters it by itself.
-    pub cgroup: Option<&'a cgroup::Cgroup>,
     /// The tmpfs is read after the run: hand its directory out.
     pub hand_out: bool,
     /// The compiled filter.
@@ -180,7 +178,8 @@ pub struct Confined {
     has_init: bool,
 }
 
-/// The flags of clone(2) for a plan.
+/// The flags of clone(2) for a plan. Not the network's: the child makes that namespace by itself, which takes longer
+/// than all the others, while the launcher makes the control group.
 pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     let wanted = [
         (namespaces.user, CloneFlags::CLONE_NEWUSER),
@@ -188,7 +187,6 @@ pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
         (namespaces.mount, CloneFlags::CLONE_NEWNS),
         (namespaces.ipc, CloneFlags::CLONE_NEWIPC),
         (namespaces.uts, CloneFlags::CLONE_NEWUTS),
-        (namespaces.net, CloneFlags::CLONE_NEWNET),
     ];
     wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag).collect()
 }
@@ -224,14 +222,13 @@ impl Confinement<'_> {
     /// The layer that could not be put into force. The process must then end: it may be half confined.
     pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
-        self.cgroup.map_or(Ok(()), cgroup::Cgroup::enter)?;
         if self.plan.namespaces.user {
             ids::map_self(self.launcher)
                 .map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
         }
         session::lead()?;
-        self.mount()?;
         self.name_and_network()?;
+        self.mount()?;
         prctl::set_no_new_privs().map_err(|errno| Failure::plain(errno, "set no_new_privs"))?;
         capabilities::drop_bounding().map_err(|errno| Failure::plain(errno, "empty the capability bounding set"))?;
         if self.agent != self.launcher {
@@ -242,7 +239,6 @@ impl Confinement<'_> {
         capabilities::drop_all().map_err(|errno| Failure::plain(errno, "give up capabilities"))?;
         let terminal = self.open_terminal()?;
         self.move_credential()?;
-        self.wait_for_launcher()?;
         limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
         let entered = match self.work {
             Some(work) => nix::unistd::fchdir(work),
@@ -268,8 +264,10 @@ impl Confinement<'_> {
 
     fn mount(&self) -> Result<(), Failure> {
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-        let Some(tree) = &self.tree else { return Ok(()) };
+        let Some(tree) = &self.tree else { return self.wait_for_launcher() };
         let top = tree.lay_out()?;
+        // The cell pays for what fills it.
+        self.wait_for_launcher()?;
         self.fill(&top)?;
         if self.hand_out {
             let sent = self.channel.send(b"D", Some(top.as_fd()));
@@ -288,6 +286,8 @@ impl Confinement<'_> {
             nix::unistd::sethostname("cell").map_err(|errno| Failure::at(Step::Uts, errno, "name the cell"))?;
         }
         if self.plan.namespaces.net {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| Failure::at(Step::Net, errno, "make the cell's network"))?;
             sys::net::loopback_up().map_err(|errno| Failure::at(Step::Net, errno, "bring the cell's loopback up"))?;
         }
         Ok(())
@@ -322,12 +322,18 @@ impl Confinement<'_> {
         Ok(())
     }
 
-    /// The launcher puts this process into its cgroup meanwhile; before that nothing of the agent's may run.
+    /// Goes into the control group that the launcher makes meanwhile; before that nothing of the agent's may run.
     fn wait_for_launcher(&self) -> Result<(), Failure> {
-        match self.channel.receive() {
-            Ok(Some(message)) if message.bytes == b"g" => Ok(()),
-            Ok(_) => Err(Failure::plain(Errno::EPIPE, "go on: the launcher is gone")),
-            Err(errno) => Err(Failure::plain(errno, "hear from the launcher")),
+        loop {
+            match self.channel.receive() {
+                Ok(Some(message)) => match (message.bytes.as_slice(), message.fd) {
+                    (b"c", Some(door)) => cgroup::go_in(door.into())?,
+                    (b"g", None) => return Ok(()),
+                    _ => return Err(Failure::plain(Errno::EPROTO, "understand the launcher")),
+                },
+                Ok(None) => return Err(Failure::plain(Errno::EPIPE, "go on: the launcher is gone")),
+                Err(errno) => return Err(Failure::plain(errno, "hear from the launcher")),
+            }
         }
     }
 }

@@ -96,8 +96,8 @@ fn look_twice(state: &State, name: &OsStr, until: Instant) -> Result<Found, Errn
     loop {
         let found = look(state.cells.as_fd(), name)?;
         let Found::Live(dir) = &found else { return Ok(found) };
-        let ending = read_record(dir.as_fd())
-            .is_some_and(|record| Launcher::open(record.launcher, record.started).is_none());
+        let ending =
+            read_record(dir.as_fd()).is_some_and(|record| Launcher::open(record.launcher, record.started).is_none());
         if !ending || Instant::now() >= until {
             return Ok(found);
         }

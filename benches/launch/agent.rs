@@ -2,11 +2,13 @@
 //!
 //! Without an argument it is `true`. `clock` writes CLOCK_MONOTONIC as it was at the start of `main`, `mounts` writes
 //! /proc/self/mountinfo, `files N` makes N small files in the working directory, `wait` makes any of them sleep at the
-//! end until a signal comes. Files are made in a cell's workspace only: its last name is `work`, and the variable
+//! end until a signal comes. `private` before them moves into a tmpfs in a mount namespace of its own, which needs root and
+//! shows what the kernel alone needs to free it. Files are made in a cell's workspace only: its last name is `work`, and the variable
 //! `BENCH_CELL` is set by the bench for cells alone.
 #![no_main]
 
-use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use std::ptr::null;
 
 unsafe extern "C" {
     fn clock_gettime(clock: c_int, time: *mut [c_long; 2]) -> c_int;
@@ -17,11 +19,17 @@ unsafe extern "C" {
     fn pause() -> c_int;
     fn getcwd(path: *mut c_char, size: usize) -> *mut c_char;
     fn getenv(name: *const c_char) -> *const c_char;
+    fn unshare(flags: c_int) -> c_int;
+    fn mount(from: *const c_char, to: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void)
+    -> c_int;
+    fn chdir(path: *const c_char) -> c_int;
 }
 
 const CLOCK_MONOTONIC: c_int = 1;
 const O_RDONLY: c_int = 0;
 const O_WRONLY_CREAT_EXCL: c_int = 0o301;
+const CLONE_NEWNS: c_int = 0x20000;
+const MS_PRIVATE_REC: c_ulong = 0x44000;
 const BODY: [u8; 100] = [b'x'; 100];
 
 fn now() -> [c_long; 2] {
@@ -59,6 +67,17 @@ fn in_workspace() -> bool {
         !getenv(c"BENCH_CELL".as_ptr()).is_null()
             && !getcwd(path.as_mut_ptr(), path.len()).is_null()
             && CStr::from_ptr(path.as_ptr()).to_bytes().ends_with(b"/work")
+    }
+}
+
+/// Enters a tmpfs that nobody else sees and that is gone with this process.
+fn enter_private() -> bool {
+    // SAFETY: every text ends with NUL; the pointers that mount(2) does not need are null.
+    unsafe {
+        unshare(CLONE_NEWNS) == 0
+            && mount(null(), c"/".as_ptr(), null(), MS_PRIVATE_REC, null()) == 0
+            && mount(c"tmpfs".as_ptr(), c"/tmp".as_ptr(), c"tmpfs".as_ptr(), 0, null()) == 0
+            && chdir(c"/tmp".as_ptr()) == 0
     }
 }
 
@@ -104,13 +123,20 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
         // SAFETY: index is below argc, and argv holds that many strings.
         unsafe { CStr::from_ptr(*argv.add(usize::try_from(index).unwrap_or(0))) }
     };
+    let mut private = false;
     // An agent's own arguments may come first: the mode is found by its name.
     for index in 1..argc {
         match argument(index).to_bytes() {
             b"clock" => say_clock(start),
             b"mounts" => say_mounts(),
+            b"private" => {
+                private = enter_private();
+                if !private {
+                    return 1;
+                }
+            }
             b"files" => {
-                if !in_workspace() || !make_files(number(argument(index + 1))) {
+                if !(private || in_workspace()) || !make_files(number(argument(index + 1))) {
                     return 1;
                 }
                 say_clock(now());

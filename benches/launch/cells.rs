@@ -143,6 +143,11 @@ impl Stage {
         if count == mounts { Ok(job) } else { Err(format!("its new root has {count} mounts, not {mounts}")) }
     }
 
+    /// No launcher at all: the agent in a tmpfs of its own mount namespace, which the kernel frees when it ends.
+    pub fn kernel_alone(&self, who: &Launcher) -> Job {
+        self.job(who, vec![self.agent.clone(), "private".into()])
+    }
+
     fn job(&self, who: &Launcher, argv: Vec<String>) -> Job {
         Job { start: Start::Spawn, argv, home: who.home.clone() }
     }

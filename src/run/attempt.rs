@@ -81,7 +81,6 @@ struct Launched<'a> {
     plan: &'a Plan,
     cell: Cell,
     lease: Option<Lease>,
-    cgroup: Option<Cgroup>,
     watch: Watch<'a>,
     cloned: Instant,
 }
@@ -169,13 +168,7 @@ impl Run<'_> {
         outputs: &Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Result<Launched<'a>, Box<Finished>>> {
-        let made = plan.cgroup.as_ref().map(|cgroups| Cgroup::create(cgroups, &prepared.cell.id, &plan.limits));
-        let cgroup = match made.transpose() {
-            Ok(cgroup) => cgroup,
-            Err(failure) => return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, failure)))),
-        };
-        let (mut confinement, ends) = self.confinement(plan, &prepared, outputs, terminal.is_some())?;
-        confinement.cgroup = cgroup.as_ref();
+        let (confinement, ends) = self.confinement(plan, &prepared, outputs, terminal.is_some())?;
         if !plan.namespaces.pid {
             // Orphans of the agent come to us (gVisor has no such thing: there the UID ends them).
             let _ = prctl::set_child_subreaper(true);
@@ -210,7 +203,7 @@ impl Run<'_> {
             top: None,
             started: None,
         };
-        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, cgroup, watch, cloned }))
+        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, watch, cloned }))
     }
 
     /// Everything that can fail without the kernel, done before the clone.
@@ -251,7 +244,6 @@ impl Run<'_> {
             tree,
             work: directory.map(|directory| directory.fd.as_fd()).filter(|_| plan.root.is_none()),
             filling: self.filling(outputs, *agent),
-            cgroup: None,
             filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
             rehearsal: self.rehearsal,
             terminal,
@@ -268,8 +260,11 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Finished> {
-        let Launched { plan, cell, lease, cgroup, mut watch, cloned } = launched;
-        let refused = self.let_go(cgroup.as_ref(), &watch);
+        let Launched { plan, cell, lease, mut watch, cloned } = launched;
+        let (cgroup, refused) = match self.let_go(plan, &cell.id, &watch) {
+            Ok(cgroup) => (cgroup, None),
+            Err(failure) => (None, Some(failure)),
+        };
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
         let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), errno))?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
@@ -310,18 +305,26 @@ impl Run<'_> {
         Error::new("watch the agent", errno)
     }
 
-    /// Puts the child into its cgroup while it makes its mounts, where it does not go there itself; lets it go on.
-    fn let_go(&self, cgroup: Option<&Cgroup>, watch: &Watch<'_>) -> Option<Failure> {
-        let mut refused = cgroup.and_then(|cgroup| cgroup.attach(watch.child).err());
-        let asked = self.signals.asked_to_end();
-        if refused.is_some() || asked.is_some() {
+    /// Makes the control group while the child makes its mounts, and lets the child go on in it.
+    fn let_go(&self, plan: &Plan, cell: &str, watch: &Watch<'_>) -> Result<Option<Cgroup>, Failure> {
+        let made = plan.cgroup.as_ref().map(|cgroups| Cgroup::create(cgroups, cell, &plan.limits)).transpose();
+        let gone_in = made.and_then(|cgroup| {
+            let doors = cgroup.as_ref().map(Cgroup::doors).transpose()?.unwrap_or_default();
+            if let Some(signal) = self.signals.asked_to_end() {
+                return Err(Failure::plain(Errno::EINTR, &format!("start the agent after {signal}")));
+            }
+            let mut sent = doors.iter().try_for_each(|door| watch.channel.send(b"c", Some(door.as_fd())));
+            sent = sent.and_then(|()| watch.channel.send(b"g", None));
+            match sent {
+                // A child that is gone has said why.
+                Ok(()) | Err(Errno::EPIPE) => Ok(cgroup),
+                Err(errno) => Err(Failure::plain(errno, "let the cell go on")),
+            }
+        });
+        if gone_in.is_err() {
             let _ = kill(watch.child, Signal::SIGKILL);
-            refused = refused
-                .or(asked.map(|signal| Failure::plain(Errno::EINTR, &format!("start the agent after {signal}"))));
-        } else {
-            let _ = watch.channel.send(b"g", None);
         }
-        refused
+        gone_in
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.
