@@ -53,7 +53,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l report-fd -d
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy-dir -d 'A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones' -r -f -a "(__fish_complete_directories)"
-complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one)' -r -f -a "all\t''
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one); OUBLIETTE_REQUIRE adds to it, with commas' -r -f -a "all\t''
 pid\t''
 root\t''
 ipc\t''
@@ -97,7 +97,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l report-f
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy-dir -d 'A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones' -r -f -a "(__fish_complete_directories)"
-complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one)' -r -f -a "all\t''
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one); OUBLIETTE_REQUIRE adds to it, with commas' -r -f -a "all\t''
 pid\t''
 root\t''
 ipc\t''

@@ -100,7 +100,7 @@ pub struct RunArgs {
     /// Which agent the command is (default: guessed from its name); `none` for any program
     #[arg(long, short, value_name = "NAME", help_heading = "What it may do", env = "OUBLIETTE_AGENT")]
     pub agent: Option<String>,
-    /// Refuse to run without this layer (repeatable; `all` for every one)
+    /// Refuse to run without this layer (repeatable; `all` for every one); OUBLIETTE_REQUIRE adds to it, with commas
     #[arg(long, value_name = "LAYER", help_heading = "What it may do", value_parser = parse_require)]
     pub require: Vec<Require>,
     /// The network that the agent sees

@@ -412,21 +412,27 @@ fn as_export(value: PathBuf) -> Export {
     }
 }
 
-/// What the flags and the file insist on adds up.
-fn requirements(mut flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
-    sources.extend(flags.iter().map(|require| Setting {
-        name: "require",
-        value: require.name().to_owned(),
-        from: From::Flag,
-    }));
-    sources.extend(file.iter().map(|name| Setting { name: "require", value: name.clone(), from: From::File }));
-    for name in file {
-        let require = crate::cli::parse_require(name).map_err(|error| {
-            Error::new(format!("use `require` of {ETC}/config.toml"), error).hint("correct the file")
-        })?;
-        flags.push(require);
-    }
-    Ok(flags)
+/// Layers to insist on, separated by commas: for images and units that start no command line of their own.
+const REQUIRE: &str = "OUBLIETTE_REQUIRE";
+
+/// What the flags, the variable and the file insist on adds up: none of them takes back what another asks for.
+fn requirements(flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
+    let variable = std::env::var_os(REQUIRE).unwrap_or_default().to_string_lossy().into_owned();
+    let named = |from: From, names: Vec<String>, object: String| {
+        let parse = move |name: String| {
+            let require = crate::cli::parse_require(&name);
+            require.map(|require| (require, from)).map_err(|error| Error::new(object.clone(), error).hint("correct it"))
+        };
+        names.into_iter().map(parse).collect::<Result<Vec<_>>>()
+    };
+    let words = variable.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    let mut all: Vec<(Require, From)> = flags.into_iter().map(|require| (require, From::Flag)).collect();
+    all.extend(named(From::Variable, words, format!("use {REQUIRE}"))?);
+    all.extend(named(From::File, file.to_vec(), format!("use `require` of {ETC}/config.toml"))?);
+    let setting =
+        |(require, from): &(Require, From)| Setting { name: "require", value: require.name().to_owned(), from: *from };
+    sources.extend(all.iter().map(setting));
+    Ok(all.into_iter().map(|(require, _)| require).collect())
 }
 
 fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
