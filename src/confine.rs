@@ -197,6 +197,14 @@ pub fn has_init(plan: &Plan, terminal: bool) -> bool {
     plan.namespaces.pid || terminal
 }
 
+/// What fails where a host grants user namespaces and no map.
+pub const MAP: &str = "map the user namespace";
+
+/// Whether the launcher must map the agent's UID into the cell's user namespace beside its own.
+pub fn maps_agent(plan: &Plan, launcher: Ids, agent: Ids) -> bool {
+    plan.namespaces.user && launcher != agent
+}
+
 impl Confinement<'_> {
     /// Puts the plan into force and starts the agent, in a process that was cloned for it. A failure goes to the
     /// launcher by the channel.
@@ -222,10 +230,7 @@ impl Confinement<'_> {
     /// The layer that could not be put into force. The process must then end: it may be half confined.
     pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_launcher()?;
-        if self.plan.namespaces.user {
-            ids::map_self(self.launcher)
-                .map_err(|errno| Failure::at(Step::UserMap, errno, "map the user namespace"))?;
-        }
+        self.map_ids()?;
         session::lead()?;
         self.name_and_network()?;
         self.mount()?;
@@ -260,6 +265,17 @@ impl Confinement<'_> {
     /// The kernel ends this process when the launcher ends, however that ends.
     fn bind_to_launcher(&self) -> Result<(), Failure> {
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| Failure::plain(errno, "die with the launcher"))
+    }
+
+    /// The launcher maps what this process may not.
+    fn map_ids(&self) -> Result<(), Failure> {
+        if !self.plan.namespaces.user {
+            return Ok(());
+        }
+        if maps_agent(self.plan, self.launcher, self.agent) {
+            return self.hear(b"m");
+        }
+        ids::map_self(self.launcher).map_err(|errno| Failure::at(Step::UserMap, errno, MAP))
     }
 
     fn mount(&self) -> Result<(), Failure> {
@@ -324,11 +340,16 @@ impl Confinement<'_> {
 
     /// Goes into the control group that the launcher makes meanwhile; before that nothing of the agent's may run.
     fn wait_for_launcher(&self) -> Result<(), Failure> {
+        self.hear(b"g")
+    }
+
+    /// Waits for a word of the launcher's, and goes through the doors that come before it.
+    fn hear(&self, word: &[u8]) -> Result<(), Failure> {
         loop {
             match self.channel.receive() {
                 Ok(Some(message)) => match (message.bytes.as_slice(), message.fd) {
                     (b"c", Some(door)) => cgroup::go_in(door.into())?,
-                    (b"g", None) => return Ok(()),
+                    (bytes, None) if bytes == word => return Ok(()),
                     _ => return Err(Failure::plain(Errno::EPROTO, "understand the launcher")),
                 },
                 Ok(None) => return Err(Failure::plain(Errno::EPIPE, "go on: the launcher is gone")),

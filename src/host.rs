@@ -248,7 +248,9 @@ impl Host {
         }
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));
         match step {
-            Step::Clone | Step::UserMap => learn_namespaces(self, said),
+            Step::Clone => learn_namespaces(self, said, USERNS_REMEDY),
+            Step::UserMap if self.uid == 0 => learn_namespaces(self, said, SETFCAP_REMEDY),
+            Step::UserMap => learn_namespaces(self, said, USERNS_REMEDY),
             Step::Uts => lose(&mut self.uts, said, "allow sethostname(2) in the container's seccomp profile"),
             Step::Net => lose(&mut self.net, said, "grant CAP_SYS_ADMIN or user namespaces to the launcher"),
             Step::Mount => lose(
@@ -339,10 +341,10 @@ fn lose<T>(fact: &mut Fact<T>, why: String, remedy: &str) -> bool {
 }
 
 /// Without the privilege a user namespace may still do; without that, nothing does.
-fn learn_namespaces(host: &mut Host, said: String) -> bool {
+fn learn_namespaces(host: &mut Host, said: String, remedy: &str) -> bool {
     let next = match host.namespaces {
         Fact::Has(Maker::Privilege) => user_namespaces(),
-        Fact::Has(Maker::UserNamespace) => Fact::lacks(said, USERNS_REMEDY),
+        Fact::Has(Maker::UserNamespace) => Fact::lacks(said, remedy),
         Fact::Lacks(_) => return false,
     };
     host.namespaces = next;
@@ -350,6 +352,10 @@ fn learn_namespaces(host: &mut Host, said: String) -> bool {
 }
 
 const USERNS_REMEDY: &str = "run as root with CAP_SYS_ADMIN, or allow user namespaces: sysctl user.max_user_namespaces=10000, kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 where they exist";
+
+/// From Linux 5.12 on a map that has UID 0 needs the capability, since a file with capabilities written inside would hold
+/// outside (user_namespaces(7)).
+const SETFCAP_REMEDY: &str = "grant CAP_SETFCAP or CAP_SYS_ADMIN to the launcher";
 
 fn namespaces(capabilities: u64) -> Fact<Maker> {
     if capabilities & capability::SYS_ADMIN != 0 { Fact::Has(Maker::Privilege) } else { user_namespaces() }

@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 /// A UID and the GID of the same rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +23,31 @@ pub fn map_self(ids: Ids) -> Result<(), Errno> {
     // A process that is not dumpable does not own its files in /proc and could not write its own map. There is no
     // secret in this process: the memory that holds it is not copied by fork.
     prctl::set_dumpable(true)?;
-    let written = write("setgroups", "deny")
-        .and_then(|()| write("uid_map", &format!("{0} {0} 1", ids.uid)))
-        .and_then(|()| write("gid_map", &format!("{0} {0} 1", ids.gid)));
+    let written = write("self", "setgroups", "deny")
+        .and_then(|()| write("self", "uid_map", &line(ids.uid.as_raw())))
+        .and_then(|()| write("self", "gid_map", &line(ids.gid.as_raw())));
     prctl::set_dumpable(false)?;
     written
 }
 
-fn write(name: &str, text: &str) -> Result<(), Errno> {
-    let path = format!("/proc/self/{name}");
+/// Maps the launcher's and the agent's UID and GID to themselves in the user namespace of a child. Only who has
+/// CAP_SETUID and CAP_SETGID outside may map more than one (user_namespaces(7)); the child gives its groups up by itself.
+///
+/// # Errors
+/// The errno of writing the map: EPERM where UID 0 is one of them and CAP_SETFCAP is missing.
+pub fn map_child(child: Pid, launcher: Ids, agent: Ids) -> Result<(), Errno> {
+    let process = child.to_string();
+    write(&process, "uid_map", &(line(launcher.uid.as_raw()) + &line(agent.uid.as_raw())))
+        .and_then(|()| write(&process, "gid_map", &(line(launcher.gid.as_raw()) + &line(agent.gid.as_raw()))))
+}
+
+fn line(id: u32) -> String {
+    format!("{id} {id} 1\n")
+}
+
+/// In one write: the kernel takes no second one.
+fn write(process: &str, name: &str, text: &str) -> Result<(), Errno> {
+    let path = format!("/proc/{process}/{name}");
     std::fs::write(path, text).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 

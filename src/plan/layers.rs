@@ -42,8 +42,6 @@ pub fn decide(
     host: &Host,
     network: NetworkMode,
 ) -> Vec<Planned> {
-    let preferred = prefer_uid(policy, host);
-    let host = preferred.as_ref().unwrap_or(host);
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
@@ -86,7 +84,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
             Fact::Lacks(lack) => Can::Lack(lack.clone()),
         },
         Layer::Net => net(host, network),
-        Layer::Uid => uid(request, policy, agent, host, network),
+        Layer::Uid => uid(request, host),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
             Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
         }
@@ -194,22 +192,6 @@ fn in_force(
         && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
 }
 
-/// A UID of the run's own stops more than namespaces without a private root do, and a user namespace maps the launcher's
-/// UID alone: where only one of the two can be had, it is the UID.
-fn prefer_uid(policy: &Policy, host: &Host) -> Option<Host> {
-    let costly = host.namespaces.get() == Ok(&Maker::UserNamespace)
-        && host.uids.get().is_ok()
-        && policy.want(Layer::Uid) != Want::Off
-        && !matches!(cellular(Layer::Root, policy, host), Can::Enforce(_));
-    let lack = || match cellular(Layer::Root, policy, host) {
-        Can::Lack(Lack { why, remedy }) => {
-            Lack::new(format!("without mounts a user namespace is not worth the run's own UID: {why}"), remedy)
-        }
-        _ => Lack::new("a user namespace would cost the run's own UID", "grant CAP_SYS_ADMIN"),
-    };
-    costly.then(|| Host { namespaces: Fact::Lacks(lack()), ..host.clone() })
-}
-
 /// Layers that are a namespace.
 const NAMESPACES: [Layer; 5] = [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net];
 
@@ -228,17 +210,10 @@ fn capabilities(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Ho
     })
 }
 
-/// A user namespace maps the launcher's UID and no other, so where the cell is made through one there is no second UID
-/// to become.
-fn uid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+/// In a user namespace, too: whoever may change UIDs outside may map the run's into it.
+fn uid(request: &Request, host: &Host) -> Can {
     if let Fact::Lacks(lack) = &host.uids {
         return Can::Lack(lack.clone());
-    }
-    if in_user_namespace(request, policy, agent, host, network) {
-        return Can::Lack(Lack::new(
-            "the cell's user namespace has the launcher's UID only",
-            "grant CAP_SYS_ADMIN: the cell then needs no user namespace",
-        ));
     }
     let range = request.uid_range.unwrap_or_else(|| default_range(host));
     if !covers(host, range) {

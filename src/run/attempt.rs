@@ -16,11 +16,12 @@ use super::conclude::usage;
 use super::streams::{c_string, resolve};
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
-use crate::confine::ids::Ids;
+use crate::confine::ids::{Ids, map_child};
 use crate::confine::mounts::{CellFile, Tree};
-use crate::confine::{Command, Confinement, Failure, Places, clone_flags, has_init, seccomp};
+use crate::confine::{Command, Confinement, Failure, MAP, Places, clone_flags, has_init, maps_agent, seccomp};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::host::Step;
 use crate::job::Job;
 use crate::plan::{Identity, Plan};
 use crate::progress::{Progress, Stage};
@@ -82,6 +83,7 @@ struct Launched<'a> {
     cell: Cell,
     lease: Option<Lease>,
     watch: Watch<'a>,
+    agent: Ids,
     cloned: Instant,
 }
 
@@ -184,7 +186,7 @@ impl Run<'_> {
             Ok(Fork::Parent(child)) => child,
             Err(errno) => {
                 drop(confinement);
-                let failure = Failure::at(crate::host::Step::Clone, errno, "clone into new namespaces");
+                let failure = Failure::at(Step::Clone, errno, "clone into new namespaces");
                 return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, failure))));
             }
         };
@@ -203,7 +205,7 @@ impl Run<'_> {
             top: None,
             started: None,
         };
-        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, watch, cloned }))
+        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, watch, agent: prepared.agent, cloned }))
     }
 
     /// Everything that can fail without the kernel, done before the clone.
@@ -260,8 +262,8 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Finished> {
-        let Launched { plan, cell, lease, mut watch, cloned } = launched;
-        let (cgroup, refused) = match self.let_go(plan, &cell.id, &watch) {
+        let Launched { plan, cell, lease, mut watch, agent, cloned } = launched;
+        let (cgroup, refused) = match self.let_go(plan, &cell.id, agent, &watch) {
             Ok(cgroup) => (cgroup, None),
             Err(failure) => (None, Some(failure)),
         };
@@ -306,9 +308,9 @@ impl Run<'_> {
     }
 
     /// Makes the control group while the child makes its mounts, and lets the child go on in it.
-    fn let_go(&self, plan: &Plan, cell: &str, watch: &Watch<'_>) -> Result<Option<Cgroup>, Failure> {
-        let made = plan.cgroup.as_ref().map(|cgroups| Cgroup::create(cgroups, cell, &plan.limits)).transpose();
-        let gone_in = made.and_then(|cgroup| {
+    fn let_go(&self, plan: &Plan, cell: &str, agent: Ids, watch: &Watch<'_>) -> Result<Option<Cgroup>, Failure> {
+        let make = || plan.cgroup.as_ref().map(|cgroups| Cgroup::create(cgroups, cell, &plan.limits)).transpose();
+        let gone_in = self.map_ids(plan, agent, watch).and_then(|()| make()).and_then(|cgroup| {
             let doors = cgroup.as_ref().map(Cgroup::doors).transpose()?.unwrap_or_default();
             if let Some(signal) = self.signals.asked_to_end() {
                 return Err(Failure::plain(Errno::EINTR, &format!("start the agent after {signal}")));
@@ -325,6 +327,17 @@ impl Run<'_> {
             let _ = kill(watch.child, Signal::SIGKILL);
         }
         gone_in
+    }
+
+    /// Maps the agent's UID into the cell's user namespace, where there is one and the child may not.
+    fn map_ids(&self, plan: &Plan, agent: Ids, watch: &Watch<'_>) -> Result<(), Failure> {
+        if !maps_agent(plan, self.launcher, agent) {
+            return Ok(());
+        }
+        map_child(watch.child, self.launcher, agent).map_err(|errno| Failure::at(Step::UserMap, errno, MAP))?;
+        // A child that is gone has said why.
+        let _ = watch.channel.send(b"m", None);
+        Ok(())
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.

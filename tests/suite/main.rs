@@ -22,7 +22,8 @@ mod posture; // what `__posture` says about a process whose posture is known
 mod bad_input; // every wrong word, file and host gives one message, a hint, a status, and leaves nothing
 mod deploy;
 mod plans; // the plan as a table: facts, levels and agents on one side, decisions on the other
-mod policies; // where policies come from, and what is wrong with them // the examples of deployments are well formed and name what exists
+mod policies;
+mod properties; // what holds for every plan, tried with all combinations of facts // where policies come from, and what is wrong with them // the examples of deployments are well formed and name what exists
 
 // Cells.
 mod cell_posture; // what an agent is equals what the plan promised

@@ -9,7 +9,7 @@ use clap::{CommandFactory, FromArgMatches};
 use oubliette::cli::{Cli, RunArgs};
 use oubliette::host::{Cgroups, Fact, Host, Kind, Lack, Maker, Programs, Shown};
 use oubliette::job::Job;
-use oubliette::layer::{Decision, Layer, Want};
+use oubliette::layer::{Decision, Layer};
 use oubliette::mcp::Servers;
 use oubliette::plan::{Plan, Planned, explain};
 use oubliette::policy::Policy;
@@ -22,12 +22,12 @@ use serde_json::Value;
 use crate::launch::{Lab, Who, everybody};
 use crate::need;
 
-fn lacks<T>(what: &str) -> Fact<T> {
+pub fn lacks<T>(what: &str) -> Fact<T> {
     Fact::Lacks(Lack::new(format!("no {what} here"), format!("get {what}")))
 }
 
 /// Root on a new kernel: everything is there.
-fn full() -> Host {
+pub fn full() -> Host {
     let program =
         Program { path: "/usr/bin/tool".into(), executed: vec!["/usr/bin/tool".into()], ..Program::default() };
     Host {
@@ -111,29 +111,29 @@ fn hosts() -> Vec<(String, Host)> {
     all
 }
 
-fn request(words: &[&str]) -> Request {
+pub fn request(words: &[&str]) -> Request {
     let line = ["oubliette", "run"].iter().chain(words).chain(&["--", "/usr/bin/tool", "-x"]);
     let matches = Cli::command().try_get_matches_from(line).unwrap();
     let sub = matches.subcommand().unwrap().1;
     Request::new(RunArgs::from_arg_matches(sub).unwrap(), sub, Config::default()).unwrap()
 }
 
-fn level(name: &str) -> Found<Policy> {
+pub fn level(name: &str) -> Found<Policy> {
     Library::new(None).level(name).unwrap()
 }
 
-fn agent(name: &str) -> Found<AgentSpec> {
+pub fn agent(name: &str) -> Found<AgentSpec> {
     Library::new(None).agent(name).unwrap()
 }
 
-fn planned(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Vec<Planned> {
+pub fn planned(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Vec<Planned> {
     match Plan::new(request, policy, agent, host) {
         Ok(plan) => plan.layers,
         Err(refusal) => refusal.layers,
     }
 }
 
-fn letter(decision: &Decision) -> char {
+pub fn letter(decision: &Decision) -> char {
     match decision {
         Decision::Enforce { .. } => 'E',
         Decision::Degrade { .. } => 'd',
@@ -196,166 +196,6 @@ fn explanations() {
     }
 }
 
-/// Every combination of facts.
-fn combinations() -> Vec<Host> {
-    let yes = |bit: usize, what: &str| if bit == 1 { Fact::Has(()) } else { lacks(what) };
-    let mut all = Vec::new();
-    for bits in 0..256_usize {
-        let bit = |n: usize| bits >> n & 1;
-        for maker in [None, Some(Maker::UserNamespace), Some(Maker::Privilege)] {
-            for abi in [0, 1, 4, 6, 7] {
-                all.push(Host {
-                    namespaces: maker.map_or_else(|| lacks("namespace"), Fact::Has),
-                    mounts: yes(bit(0), "mount"),
-                    proc: yes(bit(1), "proc"),
-                    uts: yes(bit(2), "uts"),
-                    net: yes(bit(3), "net"),
-                    landlock: if abi == 0 { lacks("Landlock") } else { Fact::Has(abi) },
-                    seccomp: yes(bit(4), "seccomp"),
-                    uids: yes(bit(5), "uids"),
-                    cgroup: if bit(6) == 1 { full().cgroup } else { lacks("cgroup") },
-                    private_descriptors: bit(7) == 1,
-                    ..full()
-                });
-            }
-        }
-    }
-    all
-}
-
-/// Whether a host has what a layer cannot do without.
-fn offers(layer: Layer, host: &Host) -> bool {
-    let abi = host.landlock.get().copied().unwrap_or(0);
-    let namespaces = host.namespaces.get().is_ok();
-    match layer {
-        Layer::Pid | Layer::Root => namespaces && host.mounts.get().is_ok() && host.proc.get().is_ok(),
-        Layer::Ipc => namespaces,
-        Layer::Uts => namespaces && host.uts.get().is_ok(),
-        Layer::Net => namespaces && host.net.get().is_ok(),
-        Layer::Uid => host.uids.get().is_ok(),
-        Layer::LandlockFs => abi >= 1,
-        Layer::LandlockNet => abi >= 4,
-        Layer::LandlockScope => abi >= 6,
-        Layer::Seccomp => host.seccomp.get().is_ok(),
-        Layer::Cgroup => host.cgroup.get().is_ok(),
-        Layer::Settings | Layer::Capabilities | Layer::NoNewPrivs | Layer::Limits => true,
-    }
-}
-
-fn enforced(layers: &[Planned]) -> Vec<Layer> {
-    layers.iter().filter(|planned| planned.decision.enforced()).map(|planned| planned.layer).collect()
-}
-
-#[test]
-fn a_plan_holds_nothing_that_the_host_lacks() {
-    let claude = agent("claude").value;
-    for level_name in ["paranoid", "balanced", "developer"] {
-        let policy = level(level_name).value;
-        for network in ["host", "none"] {
-            let request = request(&["--network", network]);
-            for host in combinations() {
-                let plan = Plan::new(&request, &policy, &claude, &host).expect("shipped levels prefer");
-                let on = enforced(&plan.layers);
-                assert!(on.iter().all(|layer| offers(*layer, &host)), "{on:?} on {host:?}");
-                let user = host.namespaces.get() == Ok(&Maker::UserNamespace);
-                assert!(
-                    !(user && plan.namespaces.user && on.contains(&Layer::Uid)),
-                    "one UID in a user namespace: {host:?}"
-                );
-                for denied in &plan.classes {
-                    assert_eq!(
-                        denied.settings,
-                        claude.maps(denied.class)
-                            && !(denied.class.name() == "shared-tmp" && on.contains(&Layer::Root))
-                    );
-                    let by = denied.kernel.map(|text| text.split(':').next().unwrap());
-                    let holds = match by {
-                        None => true,
-                        Some("landlock") => on.contains(&Layer::LandlockFs),
-                        Some("net") => network == "none" && (on.contains(&Layer::Net) || on.contains(&Layer::Seccomp)),
-                        Some(name) => on.contains(&name.parse().unwrap()),
-                    };
-                    assert!(holds, "{denied:?} with {on:?}");
-                    let across_uids = denied.class.name() == "foreign-proc" && by == Some("uid");
-                    assert!(!across_uids || host.private_descriptors, "gVisor shows environ across UIDs: {denied:?}");
-                }
-            }
-        }
-    }
-}
-
-/// The same host with one more fact.
-fn better(host: &Host) -> Vec<Host> {
-    let mut all = vec![
-        Host { mounts: Fact::Has(()), ..host.clone() },
-        Host { proc: Fact::Has(()), ..host.clone() },
-        Host { uts: Fact::Has(()), ..host.clone() },
-        Host { net: Fact::Has(()), ..host.clone() },
-        Host { seccomp: Fact::Has(()), ..host.clone() },
-        Host { uids: Fact::Has(()), ..host.clone() },
-        Host { cgroup: full().cgroup, ..host.clone() },
-        Host { landlock: Fact::Has(7), ..host.clone() },
-        Host { namespaces: Fact::Has(Maker::Privilege), ..host.clone() },
-    ];
-    if host.namespaces.get().is_err() {
-        all.push(Host { namespaces: Fact::Has(Maker::UserNamespace), ..host.clone() });
-    }
-    all
-}
-
-#[test]
-fn more_facts_never_protect_less() {
-    let (policy, none) = (level("balanced").value, agent("none").value);
-    for network in ["host", "none"] {
-        let request = request(&["--network", network]);
-        for host in combinations() {
-            let before = enforced(&planned(&request, &policy, &none, &host));
-            for more in better(&host) {
-                let after = enforced(&planned(&request, &policy, &none, &more));
-                let lost = before.iter().filter(|layer| !after.contains(layer));
-                let unexplained: Vec<_> = lost
-                    .filter(|layer| match layer {
-                        // A user namespace has one UID: a private root in it is worth more than a second UID ...
-                        Layer::Uid => !after.contains(&Layer::Root),
-                        // ... and a UID more than namespaces without a private root.
-                        Layer::Ipc | Layer::Uts | Layer::Net => {
-                            !after.contains(&Layer::Uid) || after.contains(&Layer::Root)
-                        }
-                        // There is nothing to connect to.
-                        Layer::LandlockNet => !after.contains(&Layer::Net),
-                        _ => true,
-                    })
-                    .collect();
-                assert!(unexplained.is_empty(), "{unexplained:?} of {before:?} lost: {host:?} to {more:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn required_refuses_where_preferred_degrades_and_off_is_off() {
-    let (policy, none) = (level("balanced").value, agent("none").value);
-    let usual = request(&[]);
-    for host in combinations().into_iter().step_by(7) {
-        let preferred = planned(&usual, &policy, &none, &host);
-        for (index, layer) in Layer::ALL.into_iter().enumerate() {
-            let by_flag = planned(&request(&["--require", layer.name()]), &policy, &none, &host);
-            let mut insisting = policy.clone();
-            insisting.layers.insert(layer, Want::Required);
-            let by_policy = planned(&usual, &insisting, &none, &host);
-            let letters = [&preferred, &by_flag, &by_policy].map(|layers| letter(&layers[index].decision));
-            let sound = matches!(letters, ['E', 'E', 'E'] | ['d', 'R', 'R'] | ['.', 'R', 'R']);
-            assert!(sound, "{layer}: {letters:?} on {host:?}");
-            let mut without = policy.clone();
-            without.layers.insert(layer, Want::Off);
-            let off = planned(&usual, &without, &none, &host);
-            assert_eq!(letter(&off[index].decision), '.', "{layer} on {host:?}");
-            let forced = planned(&request(&["--require", "all"]), &without, &none, &host);
-            assert_eq!(letter(&forced[index].decision), '.', "{layer} is off with --require all, too");
-        }
-    }
-}
-
 /// Layers of `explain --json` and of the report of a run with the same words.
 fn both(lab: &Lab, who: Who, through: &str, words: &[&str]) -> (Value, Value) {
     let line = |first: &[&str]| {
@@ -391,6 +231,40 @@ fn a_run_and_its_explanation_agree() {
             }
         }
     }
+}
+
+/// Root without CAP_SYS_ADMIN, as in a container that lets user namespaces be made: the cell has both, namespaces and a
+/// UID of its own, since whoever may change UIDs outside maps the run's into it.
+#[test]
+fn a_user_namespace_does_not_cost_the_uid() {
+    if !need::as_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let through = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin";
+    let (plan, report) = both(&lab, Who::Root, through, &["--network", "none"]);
+    assert_eq!(plan["layers"], report["layers"]);
+    assert_eq!((&plan["namespaces"]["user"], &plan["namespaces"]["net"]), (&true.into(), &true.into()));
+    let uid = plan["layers"].as_array().unwrap().iter().find(|layer| layer["layer"] == "uid").unwrap();
+    assert_eq!(uid["decision"], "enforce", "{uid}");
+    let script =
+        "id -u; id -G; cat /proc/self/uid_map; mkdir -m 0 closed; stat -c '%u %n' /work /tmp ~; ls -d /proc/[0-9]*";
+    let line = ["run", "-q", "--network", "none", "--", "sh", "-c", script];
+    let ran = lab.launch(Who::Root, line).through(through).run();
+    assert_eq!((ran.code(), ran.stderr.as_str()), (0, ""), "{ran:?}");
+    let words: Vec<&str> = ran.stdout.split_whitespace().collect();
+    let uid = words[0];
+    assert!(uid.parse::<u32>().unwrap() >= 1_900_000_000, "{ran:?}");
+    let places = [uid, "/work", uid, "/tmp", uid, "/home/agent"];
+    assert_eq!(words[1..], [&[uid, "0", "0", "1", uid, uid, "1"], &places[..], &["/proc/1", "/proc/2"]].concat());
+    assert_eq!(lab.left(), Vec::<String>::new());
+    // UID 0 in a map needs one more capability. Without it the namespaces are given up, and openly.
+    let both = "setpriv --bounding-set=-sys_admin,-setfcap --inh-caps=-sys_admin,-setfcap";
+    let less = lab.launch(Who::Root, ["run", "--", "id", "-u"]).through(both).run();
+    assert!(less.code() == 0 && less.stderr.contains("not enforced here: pid, root"), "{less:?}");
+    let said = lab.launch(Who::Root, ["explain", "--", "true"]).through(both).run();
+    assert!(said.stdout.contains("grant CAP_SETFCAP or CAP_SYS_ADMIN to the launcher"), "{said:?}");
+    assert_eq!(lab.left(), Vec::<String>::new());
 }
 
 #[test]
