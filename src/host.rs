@@ -219,7 +219,7 @@ impl Host {
                 .iter()
                 .chain(&policy.files.config)
                 .filter(|_| files)
-                .filter_map(|path| shown(path))
+                .filter_map(|path| shown(path.as_path()))
                 .collect(),
             masked: MASKED
                 .iter()
@@ -415,10 +415,8 @@ fn inherited() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     set.collect()
 }
 
-fn shown(path: &str) -> Option<Shown> {
-    let path = PathBuf::from(path);
-    let kind = kind(&path)?;
-    Some(Shown { path, kind })
+fn shown(path: &Path) -> Option<Shown> {
+    Some(Shown { path: path.to_owned(), kind: kind(path)? })
 }
 
 /// What is at a path, without following a link.

@@ -19,6 +19,7 @@ use crate::layer::{Decision, Layer};
 use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::claude::Rendered;
 use crate::policy::deny::{Class, Twins};
+use crate::policy::paths::HomePath;
 use crate::policy::{Bytes, NetworkMode, Policy};
 use crate::request::{Request, UidRange, Workspace};
 
@@ -277,8 +278,8 @@ impl Plan {
     }
 }
 
-fn pairs(map: &std::collections::BTreeMap<String, String>) -> Vec<(String, String)> {
-    map.iter().map(|(name, text)| (name.clone(), text.clone())).collect()
+fn pairs(map: &std::collections::BTreeMap<HomePath, String>) -> Vec<(String, String)> {
+    map.iter().map(|(name, text)| (name.as_str().to_owned(), text.clone())).collect()
 }
 
 fn identity(request: &Request, on: &layers::On) -> Identity {

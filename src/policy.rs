@@ -6,6 +6,7 @@ pub mod agent;
 pub mod claude;
 pub mod deny;
 pub mod files;
+pub mod paths;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layer::{Layer, Want};
 use deny::Class;
+use paths::HostPath;
 
 /// One level.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -193,14 +195,14 @@ pub enum Execute {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Files {
     /// Programs and libraries.
-    pub programs: Vec<String>,
+    pub programs: Vec<HostPath>,
     /// Configuration that programs cannot do without. Never all of /etc: it holds secrets of services.
-    pub config: Vec<String>,
+    pub config: Vec<HostPath>,
 }
 
 impl Default for Files {
     fn default() -> Files {
-        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let list = |names: &[&str]| names.iter().filter_map(|&name| HostPath::try_from(name.to_owned()).ok()).collect();
         Files {
             programs: list(&["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"]),
             config: list(&[

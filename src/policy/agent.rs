@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claude;
 use super::deny::Class;
+use super::paths::HomePath;
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -28,10 +29,10 @@ pub struct AgentSpec {
     pub arguments: Arguments,
     /// Files that it finds in its HOME at the start, by name; the text may name `{work}`.
     #[serde(default)]
-    pub home: BTreeMap<String, String>,
+    pub home: BTreeMap<HomePath, String>,
     /// More of them where it gets a terminal.
     #[serde(default)]
-    pub home_terminal: BTreeMap<String, String>,
+    pub home_terminal: BTreeMap<HomePath, String>,
     /// Programs that it runs itself, for levels with a list of programs.
     #[serde(default)]
     pub execute: Vec<String>,
