@@ -64,11 +64,14 @@ impl Channel {
         let mut bytes = [0; MAX];
         let mut space = nix::cmsg_space!([RawFd; 1]);
         let mut vector = [IoSliceMut::new(&mut bytes)];
+        let mut reset = false;
         let received = loop {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                // ECONNRESET: the other end is gone and has left a message of ours unread. What it sent before is still
-                // to be read, and is the reason why it went.
-                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(Errno::EINTR) => {}
+                // The other end is gone and has left a message of ours unread. What it sent before is still to be read,
+                // and is the reason why it went. Linux says so once, gVisor for ever.
+                Err(Errno::ECONNRESET) if reset => return Ok(None),
+                Err(Errno::ECONNRESET) => reset = true,
                 other => break other?,
             }
         };

@@ -61,7 +61,8 @@ pub fn close_from(first: u32, keep: &[u32]) -> Result<(), Errno> {
         }
         start = kept + 1;
     }
-    close_range(start, u32::MAX)
+    // A descriptor is an int; gVisor says EINVAL to what is not.
+    close_range(start, i32::MAX as u32)
 }
 
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {

@@ -79,7 +79,8 @@ impl Status {
 /// Looks at `name` in `dir` without following it when it is a link.
 ///
 /// # Errors
-/// The errno of statx(2), or of fstatat(2) where statx is missing or forbidden by a container's filter.
+/// The errno of statx(2), or of fstatat(2) where statx is missing, knows less, or is forbidden by a container's
+/// filter.
 pub fn status(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Status, Errno> {
     look(dir, name, libc::AT_SYMLINK_NOFOLLOW)
 }
@@ -94,7 +95,8 @@ pub fn status_of(fd: BorrowedFd<'_>) -> Result<Status, Errno> {
 
 fn look(dir: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int) -> Result<Status, Errno> {
     match statx(dir, name, flags) {
-        Err(Errno::ENOSYS | Errno::EPERM) => {
+        // EINVAL: gVisor, which does not know AT_NO_AUTOMOUNT.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
             let old = if name.is_empty() {
                 nix::sys::stat::fstat(dir)?
             } else {
