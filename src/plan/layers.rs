@@ -77,7 +77,8 @@ fn decision(layer: Layer, want: Want, insists: bool, can: Can) -> Decision {
 
 fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     match layer {
-        Layer::Pid | Layer::Root => cellular(layer, policy, host),
+        Layer::Pid => pid(policy, host),
+        Layer::Root => private_root(policy, host),
         Layer::Ipc => of(&host.namespaces, |maker| made(*maker)),
         Layer::Uts => match &host.uts {
             Fact::Has(()) => of(&host.namespaces, |maker| made(*maker)),
@@ -115,27 +116,27 @@ fn made(maker: Maker) -> String {
     }
 }
 
-/// A fresh /proc needs a PID namespace of its own and an outer /proc without masks; without it neither a private root
-/// nor a PID namespace is worth having, since agents do not start without /proc/self.
-fn cellular(layer: Layer, policy: &Policy, host: &Host) -> Can {
-    let maker = match &host.namespaces {
-        Fact::Has(maker) => *maker,
-        Fact::Lacks(lack) => return Can::Lack(lack.clone()),
-    };
-    if layer == Layer::Pid && policy.want(Layer::Root) == Want::Off {
-        return Can::Lack(Lack::new(
-            "without a private root /proc is the host's, which knows no process of the namespace",
-            "do not switch layer root off",
-        ));
+/// A private root needs mounts, and a fresh /proc of the cell's PID namespace: agents do not start without /proc/self,
+/// and the host's /proc would list everybody.
+fn private_root(policy: &Policy, host: &Host) -> Can {
+    let lack = [(true, &host.mounts), (policy.want(Layer::Pid) != Want::Off, &host.proc)]
+        .into_iter()
+        .filter(|(needed, _)| *needed)
+        .find_map(|(_, fact)| fact.get().err());
+    match (&host.namespaces, lack) {
+        (Fact::Lacks(lack), _) | (_, Some(lack)) => Can::Lack(lack.clone()),
+        (Fact::Has(maker), None) => Can::Enforce(made(*maker)),
     }
-    let needs_proc = policy.want(Layer::Pid) != Want::Off;
-    let lacks = [(true, &host.mounts), (needs_proc, &host.proc)];
-    for (_, fact) in lacks.into_iter().filter(|(needed, _)| *needed) {
-        if let Fact::Lacks(lack) = fact {
-            return Can::Lack(lack.clone());
-        }
-    }
-    Can::Enforce(made(maker))
+}
+
+/// Without a private root /proc stays the host's. /proc/self is still there, nobody outside can be signalled or traced,
+/// and all of it dies with its first process.
+fn pid(policy: &Policy, host: &Host) -> Can {
+    let rooted = policy.want(Layer::Root) != Want::Off && matches!(private_root(policy, host), Can::Enforce(_));
+    of(&host.namespaces, |maker| {
+        let listed = if rooted { "" } else { "; /proc is the host's and lists other processes" };
+        made(*maker) + listed
+    })
 }
 
 /// Settings that the agent's own UID owns are read-only in name alone: it takes a fence, since agents take up what is

@@ -72,11 +72,10 @@ fn missing(layer: Layer, plan: &Plan, host: &Host) -> Option<&'static str> {
     let need = |there: bool, what: &'static str| (!there).then_some(what);
     let namespaces = || need(host.namespaces.get().is_ok(), "namespaces");
     match layer {
-        Layer::Pid => namespaces()
+        Layer::Root => namespaces()
             .or(need(host.mounts.get().is_ok(), "mounts"))
             .or(need(host.proc.get().is_ok(), "a fresh /proc")),
-        Layer::Root => namespaces().or(need(host.mounts.get().is_ok(), "mounts")),
-        Layer::Ipc => namespaces(),
+        Layer::Pid | Layer::Ipc => namespaces(),
         Layer::Uts => namespaces().or(need(host.uts.get().is_ok(), "a host name")),
         Layer::Net => namespaces().or(need(host.net.get().is_ok(), "a network")),
         Layer::Uid => need(host.uids.get().is_ok(), "UIDs"),

@@ -6,6 +6,6 @@ mod credential; // the model gets it, and nobody sees it on its way
 mod formats; // what the agent prints in which format, and a level that is not in force
 mod home; // an agent that lives in somebody's home is shown alone
 mod hostile; // a repository that wants to loosen the level
-mod run; // one run: launcher, agent, model
+pub mod run; // one run: launcher, agent, model
 mod table; // use case × level × launcher, and the README's part of it
 mod turns; // several turns in one cell

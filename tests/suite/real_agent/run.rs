@@ -173,7 +173,7 @@ impl Stage {
 }
 
 /// The agent: where `.ci/run` installs the version that it pins, else wherever PATH leads.
-fn claude() -> Option<PathBuf> {
+pub fn claude() -> Option<PathBuf> {
     let ci = fs::read_to_string(need::root().join(".ci/run")).expect(".ci/run");
     let version = ci.lines().find_map(|line| line.strip_prefix("CLAUDE_VERSION=")).expect("a pinned version");
     let home = std::env::home_dir().unwrap_or_default();

@@ -1,0 +1,231 @@
+//! The same program in a real gVisor sandbox, as root and as a plain user: no Landlock, no mounts, no pidfds, and other
+//! processes' environments open to everybody.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::model::{Call, Model};
+use crate::need::{self, need_program};
+use crate::real_agent::run::{claude, output};
+
+/// A plain user in the sandbox.
+const USER: u32 = 50_001;
+
+/// What Docker leaves to root in a container.
+const CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// An OCI bundle whose root is this host's, read-only, with memory where something must be written.
+struct Sandbox {
+    dir: tempfile::TempDir,
+}
+
+impl Sandbox {
+    fn new() -> Option<Sandbox> {
+        need_program("runsc")?;
+        if !need::as_root() {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["program", "bundle", "state"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        need::copy_program(Path::new(env!("CARGO_BIN_EXE_oubliette")), &dir.path().join("program/oubliette"));
+        Some(Sandbox { dir })
+    }
+
+    fn config(&self, uid: u32, script: &str) -> Value {
+        let capabilities: Vec<String> = CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
+        let effective = if uid == 0 { capabilities.clone() } else { Vec::new() };
+        let memory = |place: &str| json!({"destination": place, "type": "tmpfs", "source": "tmpfs"});
+        json!({
+            "ociVersion": "1.0.2",
+            "hostname": "sandbox",
+            "process": {
+                "user": {"uid": uid, "gid": uid},
+                "args": ["/bin/sh", "-c", script],
+                "env": ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "O=/tmp/program/oubliette"],
+                "cwd": "/tmp",
+                "capabilities": {
+                    "bounding": capabilities, "effective": effective, "permitted": effective, "inheritable": effective,
+                },
+            },
+            "root": {"path": "/", "readonly": true},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                memory("/dev"), memory("/tmp"), memory("/run"), memory("/var/tmp"),
+                {
+                    "destination": "/tmp/program", "type": "bind", "source": self.dir.path().join("program"),
+                    "options": ["rbind", "ro"],
+                },
+            ],
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]},
+        })
+    }
+
+    /// Runs a script of the shell's to its end.
+    fn run(&self, uid: u32, network: &str, script: &str) -> Output {
+        let config = serde_json::to_vec(&self.config(uid, script)).unwrap();
+        fs::write(self.dir.path().join("bundle/config.json"), config).unwrap();
+        let mut command = Command::new("runsc");
+        command.args([
+            &format!("--network={network}"),
+            "--platform=ptrace",
+            "--rootless",
+            "--ignore-cgroups",
+            "--root",
+        ]);
+        command.arg(self.dir.path().join("state")).args(["run", "--bundle"]).arg(self.dir.path().join("bundle"));
+        output(command.arg(format!("oubliette-{}", rand::random::<u64>())).stdin(Stdio::null()))
+    }
+
+    /// Runs a script that must end well, and gives its lines.
+    fn lines(&self, uid: u32, script: &str) -> Vec<String> {
+        let ended = self.run(uid, "none", script);
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert_eq!(ended.status.code(), Some(0), "{uid}: {said}{}", String::from_utf8_lossy(&ended.stderr));
+        said.lines().map(str::to_owned).collect()
+    }
+}
+
+/// What `explain` says of each layer.
+fn decisions(explained: &str) -> Vec<(String, String)> {
+    let said: Value = serde_json::from_str(explained).unwrap_or_else(|error| panic!("{error}: {explained}"));
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    said["plan"]["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| (word(&layer["layer"]), word(&layer["decision"])))
+        .collect()
+}
+
+#[test]
+fn the_plan_says_what_holds_there() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    for uid in [0, USER] {
+        let lines = sandbox.lines(uid, "$O explain --json --network none -- true");
+        let enforced = |(layer, decision): &(String, String)| (decision == "enforce").then(|| layer.clone());
+        let enforced: Vec<String> = decisions(&lines.concat()).iter().filter_map(enforced).collect();
+        let mut expected = vec!["pid", "ipc", "uts", "net", "uid", "seccomp", "capabilities", "no-new-privs", "limits"];
+        expected.retain(|layer| uid == 0 || *layer != "uid");
+        assert_eq!(enforced, expected, "{uid}");
+        // The report of a run says the same.
+        let lines = sandbox.lines(uid, "$O run -q --report-fd 3 --network none -- true 3>&1");
+        let report: Value = serde_json::from_str(&lines.concat()).unwrap();
+        let planned = report["layers"].as_array().unwrap().iter().filter(|layer| layer["decision"] == "enforce");
+        assert_eq!(planned.map(|layer| layer["layer"].as_str().unwrap()).collect::<Vec<_>>(), expected, "{uid}");
+    }
+}
+
+#[test]
+fn a_run_works_and_leaves_nothing() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    // What an agent may leave: a closed tree, a deep one, odd names, a process in the background.
+    let script = r#"
+        agent='id -u; cat /proc/self/uid_map; test -w ~ && test -w . && echo writable; umask
+            mkdir -p a/b "$(printf "new\nline")"; echo x >a/b/c; chmod 0 a/b a; ln -s / out; mkfifo fifo
+            d=.; for i in $(seq 200); do d=$d/d; done; mkdir -p $d; sleep 999 & exit 7'
+        $O run -q --timeout 30s -- sh -c "$agent"; echo "status $?"
+        $O run -q -- /nonexistent 2>/dev/null; echo "status $?"
+        $O run -q --timeout 300ms --grace 100ms -- sleep 99 2>/dev/null; echo "status $?"
+        $O run -q -- sh -c 'kill -9 $$'; echo "status $?"
+        echo cells: /run/oubliette/cells/* /var/tmp/oubliette-*/cells/*
+        for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done | grep -c '^sleep 999'; true"#;
+    for uid in [0, USER] {
+        let lines = sandbox.lines(uid, script);
+        let agent: u32 = lines[0].parse().unwrap();
+        assert_eq!(agent != USER, uid == 0, "{lines:?}");
+        let maps = lines.iter().skip(1).take_while(|line| line.split_whitespace().count() == 3).count();
+        assert_eq!(maps, if uid == 0 { 2 } else { 1 }, "{lines:?}");
+        let rest: Vec<&str> = lines[1 + maps..].iter().map(String::as_str).collect();
+        let cells = "cells: /run/oubliette/cells/* /var/tmp/oubliette-*/cells/*";
+        let expected = ["writable", "0022", "status 7", "status 127", "status 124", "status 137", cells, "0"];
+        assert_eq!(rest, expected, "{uid}");
+    }
+}
+
+/// `kill -9` of the launcher: a sweep ends what is left and removes it.
+#[test]
+fn a_sweep_finishes_what_a_killed_launcher_left() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let script = r#"
+        $O run -q -- sh -c 'echo up >ready; sleep 999 & exec sleep 999' & launcher=$!
+        cells=/run/oubliette/cells; test -d $cells || cells=/var/tmp/oubliette-$(id -u)/cells
+        for i in $(seq 100); do test -e $cells/*/work/ready && break; sleep 0.1; done
+        kill -9 $launcher; wait $launcher 2>/dev/null
+        $O sweep --json; echo; echo left: $(ls -A $cells 2>/dev/null | wc -l)
+        for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done | grep -c '^sleep 999'; true"#;
+    for uid in [0, USER] {
+        let lines = sandbox.lines(uid, script);
+        let end = lines.iter().position(|line| line.starts_with("left: ")).unwrap();
+        let swept: Value = serde_json::from_str(&lines[..end].concat()).unwrap();
+        assert_eq!((&swept["live"], &swept["left"]), (&json!(0), &json!([])), "{uid}");
+        assert_eq!(lines[end..], ["left: 0", "0"], "{uid}");
+    }
+}
+
+/// Environments, arguments and descriptors of others are open there, so the token is in none of them, for root inside
+/// who looks at all of them while the agent runs. It is in one file, and another run's UID cannot read that.
+#[test]
+fn the_credential_is_in_one_closed_file() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let script = r#"
+        umask 077; printf %s%s sk-ant- canary >token
+        printf '#!/bin/sh\ntouch ready; sleep 999\n' >claude; chmod 755 claude . ; chmod 711 /tmp
+        $O run -q --user a --credential-file token --agent claude -- ./claude & launcher=$!
+        cell=/run/oubliette/cells/*; for i in $(seq 100); do test -e $cell/work/ready && break; sleep 0.1; done
+        test -e $cell/work/ready && echo running
+        for p in /proc/[0-9]*; do cat $p/environ $p/cmdline 2>/dev/null; done | tr '\0' '\n' | grep -c 'sk-ant-[c]anary'
+        for f in /proc/[0-9]*/fd/*; do case $(readlink $f) in pipe:*) echo $f;; esac; done >pipes; echo searched $(test -s pipes && echo pipes)
+        find $cell -type f | while read f; do grep -q 'sk-ant-[c]anary' $f && find $f -perm 600; done | sed 's,/run.*/home,HOME,'
+        $O run -q --user b -- sh -c "cat $(echo $cell)/home/.credential" 2>&1 | grep -c 'Permission denied'
+        kill $launcher; wait $launcher; $O ps; ls -A /run/oubliette/cells | wc -l"#;
+    const HEADER: &str = "CELL                              SECONDS   AGENT       LEVEL       USER";
+    let lines = sandbox.lines(0, script);
+    assert_eq!(lines, ["running", "0", "searched pipes", "HOME/.credential", "1", HEADER, "0"], "{lines:?}");
+}
+
+/// The real agent edits a file in a cell in the sandbox.
+#[test]
+fn the_real_agent_edits_a_file() {
+    let (Some(sandbox), Some(claude)) = (Sandbox::new(), claude()) else { return };
+    for uid in [0, USER] {
+        let calls = vec![
+            Call::new("Write", json!({"file_path": "note.txt", "content": "from the model\n"})),
+            Call::new("Read", json!({"file_path": "note.txt"})),
+            Call::new("Edit", json!({"file_path": "note.txt", "old_string": "the model", "new_string": "a sandbox"})),
+        ];
+        let model = Model::start(calls);
+        let script = format!(
+            "umask 077; printf sk-ant-api03-x >token; mkdir out; exec $O run --user a --credential-file token --level \
+             paranoid --timeout 200s --upstream {} --export out/tree -- {} -p hello 2>err",
+            model.url(),
+            claude.display()
+        );
+        let script =
+            format!("({script}); echo status $?; cat out/tree/note.txt; grep -v 'not enforced here' err; true");
+        let ended = sandbox.run(uid, "host", &script);
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        let answers = model.finish();
+        assert!(said.contains("status 0\nfrom a sandbox\n"), "{uid}: {said} {answers:?}");
+        assert!(answers.iter().all(|answer| !answer.is_error), "{uid}: {answers:?}");
+    }
+}
