@@ -111,9 +111,7 @@ fn path_of(place: &Place, places: &Places) -> PathBuf {
         Place::Work => places.work.clone(),
         Place::Settings => places.settings.clone(),
         Place::Shm => PathBuf::from("/dev/shm"),
-        // Not by the number that this process knows: with a PID namespace and the host's /proc it is another's there.
-        Place::OwnProc => Path::new("/proc")
-            .join(std::fs::read_link("/proc/self").unwrap_or_else(|_| std::process::id().to_string().into())),
+        Place::OwnProc => Path::new("/proc").join(std::process::id().to_string()),
         Place::Path(path) => path.clone(),
     }
 }

@@ -77,7 +77,7 @@ fn decision(layer: Layer, want: Want, insists: bool, can: Can) -> Decision {
 
 fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     match layer {
-        Layer::Pid => pid(policy, host),
+        Layer::Pid => pid(request, policy, agent, host, network),
         Layer::Root => private_root(policy, host),
         Layer::Ipc => of(&host.namespaces, |maker| made(*maker)),
         Layer::Uts => match &host.uts {
@@ -130,13 +130,23 @@ fn private_root(policy: &Policy, host: &Host) -> Can {
 }
 
 /// Without a private root /proc stays the host's. /proc/self is still there, nobody outside can be signalled or traced,
-/// and all of it dies with its first process.
-fn pid(policy: &Policy, host: &Host) -> Can {
-    let rooted = policy.want(Layer::Root) != Want::Off && matches!(private_root(policy, host), Can::Enforce(_));
-    of(&host.namespaces, |maker| {
-        let listed = if rooted { "" } else { "; /proc is the host's and lists other processes" };
-        made(*maker) + listed
-    })
+/// and all of it dies with its first process. A Landlock domain shows /proc of the process that enters it, though, which
+/// is then the namespace's first and not the agent: where one of the two must go, Landlock closes more.
+fn pid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    let root = private_root(policy, host);
+    let rooted = policy.want(Layer::Root) != Want::Off && matches!(root, Can::Enforce(_));
+    match (&host.namespaces, root) {
+        (Fact::Lacks(lack), _) => Can::Lack(lack.clone()),
+        (Fact::Has(maker), _) if rooted => Can::Enforce(made(*maker)),
+        (Fact::Has(maker), _) if !in_force(Layer::LandlockFs, request, policy, agent, host, network) => {
+            Can::Enforce(made(*maker) + "; /proc is the host's and lists other processes")
+        }
+        (_, Can::Lack(lack)) => Can::Lack(lack),
+        _ => Can::Lack(Lack::new(
+            "without a private root /proc is the host's, and Landlock would close /proc/self to the agent",
+            "do not switch layer root off",
+        )),
+    }
 }
 
 /// Settings that the agent's own UID owns are read-only in name alone: it takes a fence, since agents take up what is
