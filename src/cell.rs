@@ -130,6 +130,11 @@ impl Cell {
         })
     }
 
+    /// What holds it, for a process that closes everything else.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.parent.as_fd(), self.lock.as_fd()]
+    }
+
     /// Its directory.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()

@@ -33,6 +33,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 use zeroize::Zeroizing;
 
 use crate::host::Step;
@@ -165,6 +166,8 @@ pub struct Confinement<'a> {
     pub terminal: bool,
     /// The child's end of the channel.
     pub channel: Channel,
+    /// The keeper, of which this process is a child where there is no PID namespace.
+    pub keeper: Option<Pid>,
     /// The command.
     pub command: Command,
 }
@@ -229,7 +232,7 @@ impl Confinement<'_> {
     /// # Errors
     /// The layer that could not be put into force. The process must then end: it may be half confined.
     pub fn enter(mut self) -> Result<Confined, Failure> {
-        self.bind_to_launcher()?;
+        self.bind_to_parent()?;
         self.map_ids()?;
         session::lead()?;
         self.name_and_network()?;
@@ -239,7 +242,7 @@ impl Confinement<'_> {
         if self.agent != self.launcher {
             ids::become_run(self.agent).map_err(|errno| Failure::plain(errno, "become the run's UID"))?;
             // Each change of the UID clears it (prctl(2)).
-            self.bind_to_launcher()?;
+            self.bind_to_parent()?;
         }
         capabilities::drop_all().map_err(|errno| Failure::plain(errno, "give up capabilities"))?;
         let terminal = self.open_terminal()?;
@@ -262,9 +265,14 @@ impl Confinement<'_> {
         Ok(Confined { command: self.command, terminal, channel: self.channel, has_init })
     }
 
-    /// The kernel ends this process when the launcher ends, however that ends.
-    fn bind_to_launcher(&self) -> Result<(), Failure> {
-        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| Failure::plain(errno, "die with the launcher"))
+    /// The kernel ends this process when its parent ends, however that ends: the launcher or the keeper.
+    fn bind_to_parent(&self) -> Result<(), Failure> {
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| Failure::plain(errno, "die with the launcher"))?;
+        // A parent that died before sends no signal. In a PID namespace it cannot be seen; there the channel tells.
+        match self.keeper {
+            Some(keeper) if keeper != getppid() => Err(Failure::plain(Errno::ESRCH, "die with the keeper")),
+            _ => Ok(()),
+        }
     }
 
     /// The launcher maps what this process may not.

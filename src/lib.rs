@@ -3,7 +3,7 @@
 //! The modules in the order of a run: what was asked for ([`cli`], [`request`], [`user`], [`secret`]), what is allowed
 //! ([`policy`], [`layer`]), what is there ([`host`], [`program`], [`mcp`], together a [`job`]), what will happen
 //! ([`plan`]), where ([`state`], [`uids`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
-//! ends ([`supervise`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
+//! ends ([`supervise`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
 //! left.
 
 pub mod attack;
@@ -19,6 +19,7 @@ pub mod export;
 pub mod files;
 pub mod host;
 pub mod job;
+pub mod keeper;
 pub mod layer;
 pub mod mcp;
 pub mod patch;

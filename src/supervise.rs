@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, raise, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::confine::Failure;
 use crate::exit::Exit;
+use crate::keeper::Keeper;
 use crate::sys::channel::Channel;
 use relay::Relay;
 use terminal::Terminal;
@@ -92,10 +93,12 @@ impl Signals {
 /// A live agent.
 #[derive(Debug)]
 pub struct Watch<'a> {
-    /// Init, or the agent itself.
+    /// Init, or the keeper.
     pub child: Pid,
-    /// The child is init, and the agent its child.
+    /// Init is the agent's parent: the child, or the keeper's.
     pub has_init: bool,
+    /// The child as keeper, while it lives.
+    pub keeper: Option<Keeper>,
     /// The launcher's end of the channel.
     pub channel: Channel,
     /// Closes when the agent is executed.
@@ -124,6 +127,7 @@ struct Seen {
     failure: Option<Failure>,
     asked: Option<Signal>,
     kill_at: Option<Instant>,
+    killed: bool,
     channel_closed: bool,
 }
 
@@ -148,6 +152,9 @@ impl Watch<'_> {
             let ready = self.wait(&seen)?;
             self.take_messages(&mut seen, ready.channel);
             self.take_signals(&mut seen);
+            if ready.keeper {
+                self.hear_keeper(&mut seen);
+            }
             self.reap(&mut seen);
             if ready.exec {
                 self.take_exec(&mut seen);
@@ -180,6 +187,7 @@ impl Watch<'_> {
     fn wait(&self, seen: &Seen) -> Result<Ready, Errno> {
         let mut fds: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.signals.fd.as_fd(), PollFlags::POLLIN)];
         let channel = (!seen.channel_closed).then(|| push(&mut fds, self.channel.as_fd()));
+        let keeper = self.keeper.as_ref().map(|keeper| push(&mut fds, keeper.as_fd()));
         let exec = self.exec_failed.as_ref().map(|file| push(&mut fds, file.as_fd()));
         self.relays.iter().flat_map(Relay::interest).for_each(|wanted| fds.push(wanted));
         self.terminal.iter().flat_map(Terminal::interest).for_each(|wanted| fds.push(wanted));
@@ -190,7 +198,7 @@ impl Watch<'_> {
         }
         let is_ready =
             |index: Option<usize>| index.is_some_and(|i| polled[i].revents().is_some_and(|events| !events.is_empty()));
-        Ok(Ready { channel: is_ready(channel), exec: is_ready(exec) })
+        Ok(Ready { channel: is_ready(channel), keeper: is_ready(keeper), exec: is_ready(exec) })
     }
 
     fn time_left(&self, seen: &Seen) -> PollTimeout {
@@ -254,11 +262,25 @@ impl Watch<'_> {
     }
 
     fn pass_on(&self, signal: Signal) {
-        if self.has_init {
-            let _ = self.channel.send(&[b'k', signal as u8], None);
-        } else {
-            let _ = killpg(self.child, signal).or_else(|_| kill(self.child, signal));
+        match &self.keeper {
+            Some(keeper) if !self.has_init => keeper.pass_on(signal),
+            _ => drop(self.channel.send(&[b'k', signal as u8], None)),
         }
+    }
+
+    /// Kills init or the agent. Not the keeper, which is still to end what they leave if the launcher dies now.
+    pub fn kill_child(&self) {
+        match &self.keeper {
+            Some(keeper) => keeper.pass_on(Signal::SIGKILL),
+            None => drop(kill(self.child, Signal::SIGKILL)),
+        }
+    }
+
+    /// Kills the child, whatever it is, and waits for its end.
+    pub fn abandon(&mut self) {
+        self.keeper = None;
+        let _ = kill(self.child, Signal::SIGKILL);
+        let _ = waitpid(self.child, None);
     }
 
     /// The agent was stopped (Ctrl-Z in its terminal): so are we, for the caller's shell to see.
@@ -287,7 +309,17 @@ impl Watch<'_> {
         }
     }
 
-    /// Waits for the child and, where there is no init, for orphans that the agent left to us.
+    /// The keeper's child has ended. It may have been init, which has said of the agent what there is to say.
+    fn hear_keeper(&mut self, seen: &mut Seen) {
+        let ended = match self.keeper.as_ref().and_then(Keeper::hear) {
+            Some((0, code)) => Ended::Exited(code),
+            Some((_, signal)) => Ended::Signaled(signal),
+            None => return,
+        };
+        self.child_ended(seen, ended);
+    }
+
+    /// Waits for the child and, where the keeper is dead, for what it left to us.
     fn reap(&mut self, seen: &mut Seen) {
         loop {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -296,6 +328,7 @@ impl Watch<'_> {
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
+            self.keeper = None;
             match status {
                 WaitStatus::Exited(_, code) => self.child_ended(seen, Ended::Exited(code as u8)),
                 WaitStatus::Signaled(_, signal, _) => self.child_ended(seen, Ended::Signaled(signal as u8)),
@@ -318,7 +351,7 @@ impl Watch<'_> {
 
     fn end_now(&mut self, seen: &mut Seen, ended: Ended) {
         seen.ended = Some(ended);
-        let _ = kill(self.child, Signal::SIGKILL);
+        seen.kill_at = Some(Instant::now());
     }
 
     fn mind_the_time(&mut self, seen: &mut Seen) {
@@ -329,11 +362,17 @@ impl Watch<'_> {
             self.pass_on(Signal::SIGTERM);
         }
         if seen.kill_at.is_some_and(|at| now >= at) {
-            seen.kill_at = None;
+            // Somebody may have stopped the keeper: it has a moment, too.
+            let stuck = std::mem::replace(&mut seen.killed, true);
+            seen.kill_at = self.keeper.as_ref().filter(|_| !stuck).map(|_| now + STUCK);
             if let (None, Some(signal)) = (&seen.ended, seen.asked) {
                 seen.ended = Some(Ended::Signaled(signal as u8));
             }
-            let _ = kill(self.child, Signal::SIGKILL);
+            if stuck {
+                let _ = kill(self.child, Signal::SIGKILL);
+            } else {
+                self.kill_child();
+            }
         }
     }
 
@@ -350,8 +389,12 @@ impl Watch<'_> {
     }
 }
 
+/// How long the keeper may take to kill its child.
+const STUCK: Duration = Duration::from_secs(2);
+
 struct Ready {
     channel: bool,
+    keeper: bool,
     exec: bool,
 }
 
@@ -387,8 +430,8 @@ impl Ended {
     }
 }
 
-/// Ends every process that the agent left behind where no namespace did: orphans come to us (a subreaper), and theirs
-/// when they are dead. Gives whether none is left.
+/// Ends every process that the agent left behind where no namespace did: orphans come to this process (a subreaper), and
+/// theirs when they are dead. Gives whether none is left.
 pub fn end_orphans() -> bool {
     let until = Instant::now() + Duration::from_secs(5);
     loop {

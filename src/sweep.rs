@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -90,14 +91,14 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
 /// How long one sweep waits in all for processes that the kernel is ending.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Looks at a cell, and again while its launcher is dead and its lock is not free yet: the kernel ends the rest of the
-/// run, which shares the lock, a moment after the launcher.
+/// Looks at a cell, and again while its launcher is dead and its lock is not free yet: the kernel or the keeper ends the
+/// rest of the run, which shares the lock, a moment after the launcher. Without a record it is being made or wiped.
 fn look_twice(state: &State, name: &OsStr, until: Instant) -> Result<Found, Errno> {
     loop {
         let found = look(state.cells.as_fd(), name)?;
         let Found::Live(dir) = &found else { return Ok(found) };
         let ending =
-            read_record(dir.as_fd()).is_some_and(|record| Launcher::open(record.launcher, record.started).is_none());
+            read_record(dir.as_fd()).is_none_or(|record| Launcher::open(record.launcher, record.started).is_none());
         if !ending || Instant::now() >= until {
             return Ok(found);
         }
@@ -122,7 +123,7 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>, record: Option<&Rec
         }
     }
     // With a PID namespace they died with the launcher.
-    if record.is_none_or(|record| !record.pid_namespace) && !kill_inside(state, name) {
+    if record.is_none_or(|record| !record.pid_namespace) && !end_inside(&state.path.join("cells").join(name)) {
         leave(format!("processes of cell {}", printable(name.as_bytes())), "they do not end");
     }
     if !left.is_empty() {
@@ -139,7 +140,7 @@ fn wiped(state: &State, name: &OsStr) -> Vec<Leftover> {
 }
 
 /// A record could be half-written or an agent's: only a group that carries the cell's own name is removed.
-fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
+fn ours(path: &Path, cell: &OsStr) -> bool {
     let expected = format!("oubliette-{}", cell.to_string_lossy());
     path.starts_with("/sys/fs/cgroup")
         && path.file_name() == Some(OsStr::new(&expected))
@@ -150,14 +151,11 @@ fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
 /// environment or mounts still name the cell. Its name is 128 random bits, so nothing else does; a directory of any
 /// other name is no cell, and may be called like what every process has in its environment. Gives whether none is
 /// left.
-fn kill_inside(state: &State, name: &OsStr) -> bool {
-    if !crate::cell::is_id(name) {
-        return true;
-    }
-    let path = state.path.join("cells").join(name);
+pub fn end_inside(cell: &Path) -> bool {
+    let Some(name) = cell.file_name().filter(|name| crate::cell::is_id(name)) else { return true };
     // Until a whole look finds none: one may have forked while its parent was looked at.
     (0..100).any(|_| {
-        let found = inside(&path, name);
+        let found = inside(cell, name);
         for pid in &found {
             let _ = kill(*pid, Signal::SIGKILL);
         }
@@ -168,10 +166,10 @@ fn kill_inside(state: &State, name: &OsStr) -> bool {
     })
 }
 
-fn inside(path: &std::path::Path, name: &OsStr) -> Vec<Pid> {
+fn inside(path: &Path, name: &OsStr) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<i32>().ok()?, entry.path())));
-    let inside = |proc: &std::path::Path| {
+    let inside = |proc: &Path| {
         let link = |file: &str| std::fs::read_link(proc.join(file)).is_ok_and(|target| target.starts_with(path));
         let named = |file: &str| {
             let text = std::fs::read(proc.join(file)).unwrap_or_default();

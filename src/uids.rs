@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ pub struct Lease {
     /// A process runs under it, or may.
     in_use: Cell<bool>,
     leases: OwnedFd,
-    _lock: Flock<OwnedFd>,
+    lock: Flock<OwnedFd>,
 }
 
 /// The last quarter of a range is bound to user workspaces, which outlive a run.
@@ -58,7 +58,7 @@ impl Lease {
             let taken = if marked { try_take(&leases, uid) } else { try_take_new(&leases, uid) };
             match taken {
                 Ok(Some(lock)) => {
-                    return Ok(Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, _lock: lock });
+                    return Ok(Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, lock });
                 }
                 Ok(None) => {}
                 Err(errno) => {
@@ -84,7 +84,7 @@ impl Lease {
         let until = Instant::now() + Duration::from_secs(1);
         loop {
             match try_take(&leases, uid.as_raw()) {
-                Ok(Some(lock)) => return Ok(Lease { uid, in_use: Cell::new(false), leases, _lock: lock }),
+                Ok(Some(lock)) => return Ok(Lease { uid, in_use: Cell::new(false), leases, lock }),
                 // A sweep may have it for a moment.
                 Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
                 Ok(None) => return Err(Error::new(object, "another run has it").hint("wait for that run to end")),
@@ -101,6 +101,16 @@ impl Lease {
     /// Gives the UID back. Comes after nothing runs under it any more.
     pub fn release(self) {
         self.in_use.set(false);
+    }
+
+    /// Whether it is still this run's: another process of the run that shares it may have given it back.
+    pub fn held(&self) -> bool {
+        fstat(&*self.lock).is_ok_and(|stat| stat.st_nlink > 0)
+    }
+
+    /// What holds it, for a process that closes everything else.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.leases.as_fd(), self.lock.as_fd()]
     }
 
     /// From here on something runs under it.
@@ -235,7 +245,7 @@ pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
                 uid: Uid::from_raw(uid),
                 in_use: Cell::new(false),
                 leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
-                _lock: lock,
+                lock,
             }
             .release();
             freed.push(uid);

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use nix::errno::Errno;
@@ -35,7 +36,14 @@ pub struct Kept {
     pub owner: Ids,
     /// The UID belongs to this workspace and to nobody else.
     pub bound: bool,
-    _lock: Flock<OwnedFd>,
+    lock: Flock<OwnedFd>,
+}
+
+impl Kept {
+    /// What holds it, for a process that closes everything else.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
 }
 
 /// Groups below this are the system's: disk, shadow, docker, …
@@ -99,21 +107,30 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     Ok(Kept {
         owner,
         bound: false,
-        _lock: lock(&dir, &object)?,
+        lock: lock(&dir, &object)?,
         directory: CheckedDirectory { path: real, fd: dir.into() },
     })
 }
 
 /// P3: while one run holds a workspace no other does.
 fn lock(dir: &File, object: &str) -> Result<Flock<OwnedFd>> {
-    let copy = dir.try_clone().map_err(|error| Error::new(object, error))?;
-    Flock::lock(OwnedFd::from(copy), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => {
-            Error::new(object, "another run holds it").hint("wait for that run to end, or name another directory")
+    let until = Instant::now() + ENDING;
+    loop {
+        let copy = dir.try_clone().map_err(|error| Error::new(object, error))?;
+        match Flock::lock(OwnedFd::from(copy), FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(Error::new(object, "another run holds it")
+                    .hint("wait for that run to end, or name another directory"));
+            }
+            Err((_, errno)) => return Err(Error::new(object, errno)),
         }
-        errno => Error::new(object, errno),
-    })
+    }
 }
+
+/// How long the keeper of a run whose launcher was killed may still hold it.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// The kept workspace of a user. Its name is a keyed hash of the user id: nobody guesses it, and no id is a path.
 fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Result<Kept> {
@@ -139,7 +156,7 @@ fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Res
     Ok(Kept {
         owner,
         bound: switch,
-        _lock: lock(&dir, "use the user's workspace")?,
+        lock: lock(&dir, "use the user's workspace")?,
         directory: CheckedDirectory { path, fd: dir.into() },
     })
 }

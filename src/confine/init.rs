@@ -3,7 +3,7 @@
 //! namespace, and where there is none the agent.
 //!
 //! It runs under every layer that the agent runs under, so that becoming it gains nothing. In a namespace SIGKILL and
-//! SIGSTOP from inside do not reach it (pid_namespaces(7)); elsewhere whoever ends it ends the agent, and the launcher
+//! SIGSTOP from inside do not reach it (pid_namespaces(7)); elsewhere whoever ends it ends the agent, and the keeper
 //! then ends what is left.
 #![forbid(unsafe_code)]
 
@@ -43,7 +43,7 @@ pub fn run(confined: Confined) -> ! {
     drop((command, terminal));
     crate::sys::environ::rename(b"oubliette-init");
     let _ = crate::sys::fds::close_standard();
-    let status = watch(agent, &channel);
+    let Some(status) = watch(agent, &channel) else { exit_now(125) };
     let _ = channel.send(&[b'X', status.0, status.1], None);
     exit_now(0)
 }
@@ -66,54 +66,56 @@ fn start(confined: Confined, init: Pid) -> ! {
     confined.become_agent()
 }
 
-/// How the agent ended: exited with a status (0), or by a signal (1).
-type Ended = (u8, u8);
+/// How a process ended: exited with a status (0), or by a signal (1).
+pub type Ended = (u8, u8);
 
-fn watch(agent: Pid, channel: &Channel) -> Ended {
+/// Stays until a child ends, and passes on meanwhile what the launcher sends. Nothing when the launcher is gone.
+pub fn watch(child: Pid, channel: &Channel) -> Option<Ended> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     let Ok(children) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
-        return (0, 125);
+        return Some((0, 125));
     };
     loop {
-        if let Some(ended) = reap(agent, channel) {
-            return ended;
+        if let Some(ended) = reap(child, channel) {
+            return Some(ended);
         }
         let mut fds =
             [PollFd::new(children.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return (0, 125),
+            Err(_) => return Some((0, 125)),
         }
         let heard = fds[1].revents().is_some_and(|events| !events.is_empty());
         while matches!(children.read_signal(), Ok(Some(_))) {}
-        if heard {
-            listen(agent, channel);
+        if heard && !listen(child, channel) {
+            return None;
         }
     }
 }
 
-/// One message of the launcher's: a signal to pass on. When the launcher is gone, so is this namespace.
-fn listen(agent: Pid, channel: &Channel) {
+/// One message of the launcher's: a signal to pass on. False when the launcher is gone.
+fn listen(child: Pid, channel: &Channel) -> bool {
     match channel.receive() {
         Ok(Some(message)) => {
             if let [b'k', number] = message.bytes[..]
                 && let Ok(signal) = Signal::try_from(i32::from(number))
             {
                 // Its whole group: a shell's children get a Ctrl-C, too.
-                let _ = killpg(agent, signal).or_else(|_| kill(agent, signal));
+                let _ = killpg(child, signal).or_else(|_| kill(child, signal));
             }
+            true
         }
-        _ => exit_now(125),
+        _ => false,
     }
 }
 
-fn reap(agent: Pid, channel: &Channel) -> Option<Ended> {
+fn reap(child: Pid, channel: &Channel) -> Option<Ended> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Some((0, code as u8)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => return Some((1, signal as u8)),
-            Ok(WaitStatus::Stopped(pid, signal)) if pid == agent => {
+            Ok(WaitStatus::Exited(pid, code)) if pid == child => return Some((0, code as u8)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => return Some((1, signal as u8)),
+            Ok(WaitStatus::Stopped(pid, signal)) if pid == child => {
                 let _ = channel.send(&[b'S', signal as u8], None);
             }
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,

@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::pipe2;
 
 use super::conclude::usage;
 use super::streams::{c_string, resolve};
@@ -23,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::host::Step;
 use crate::job::Job;
+use crate::keeper::{self, Charge, Keeper, end_all, wipe};
 use crate::plan::{Identity, Plan};
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
@@ -30,11 +30,11 @@ use crate::secret::Secret;
 use crate::state::State;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
-use crate::supervise::{Ended, Outcome, Signals, Watch, end_orphans};
+use crate::supervise::{Ended, Outcome, Signals, Watch};
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
-use crate::uids::{self, Lease};
-use crate::wipe::{Left, Wiped};
+use crate::uids::Lease;
+use crate::wipe::Wiped;
 use crate::workspace::{self, Filling, Kept, Outputs, bounds};
 
 /// Everything that is the same for every attempt at a launch.
@@ -73,6 +73,8 @@ struct Prepared {
 /// The launcher's ends of what it shares with the child.
 struct Ends {
     channel: Channel,
+    /// Both ends of that to the keeper, where there is one.
+    keeper: Option<(Channel, Channel)>,
     exec_failed: OwnedFd,
     relays: Vec<Relay>,
 }
@@ -84,6 +86,8 @@ struct Launched<'a> {
     lease: Option<Lease>,
     watch: Watch<'a>,
     agent: Ids,
+    /// Orphans come to the launcher, where nothing else has them.
+    adopts: bool,
     cloned: Instant,
 }
 
@@ -171,17 +175,22 @@ impl Run<'_> {
         terminal: &mut Option<Terminal>,
     ) -> Result<Result<Launched<'a>, Box<Finished>>> {
         let (confinement, ends) = self.confinement(plan, &prepared, outputs, terminal.is_some())?;
-        if !plan.namespaces.pid {
-            // Orphans of the agent come to us (gVisor has no such thing: there the UID ends them).
-            let _ = prctl::set_child_subreaper(true);
-        }
+        // What a dead keeper leaves comes to us (gVisor has no such thing: there the UID ends it).
+        let adopts = !plan.namespaces.pid && prctl::set_child_subreaper(true).is_ok();
+        let (keeper, theirs) = ends.keeper.unzip();
+        let flags = clone_flags(&plan.namespaces);
         let cloned = Instant::now();
         prepared.lease.iter().for_each(Lease::use_it);
-        let child = match fork_into(clone_flags(&plan.namespaces)) {
+        let child = match fork_into(if theirs.is_some() { CloneFlags::empty() } else { flags }) {
             Ok(Fork::Child) => {
-                // Init would keep them open: it must see the launcher's end of the channel close.
-                drop(ends);
-                confinement.start()
+                // Init and keeper would keep them open: they must see the launcher's end of their channel close.
+                drop((ends.channel, ends.exec_failed, ends.relays, keeper));
+                let Some(channel) = theirs else { confinement.start() };
+                let ward = keeper::start(confinement, flags, channel);
+                let Prepared { cell, lease, .. } = prepared;
+                let cgroups = plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id));
+                let held = self.kept.iter().map(Kept::descriptor).collect();
+                Charge { cell, lease, cgroups: cgroups.unwrap_or_default(), held, ward }.keep()
             }
             Ok(Fork::Parent(child)) => child,
             Err(errno) => {
@@ -190,11 +199,12 @@ impl Run<'_> {
                 return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, failure))));
             }
         };
-        drop(confinement);
+        drop((confinement, theirs));
         self.progress.stage(Stage::Cloned, || format!("pid {child}"));
         let watch = Watch {
             child,
             has_init: has_init(plan, terminal.is_some()),
+            keeper: keeper.map(|channel| Keeper::new(child, channel)),
             channel: ends.channel,
             exec_failed: Some(File::from(ends.exec_failed)),
             signals: &self.signals,
@@ -205,7 +215,15 @@ impl Run<'_> {
             top: None,
             started: None,
         };
-        Ok(Ok(Launched { plan, cell: prepared.cell, lease: prepared.lease, watch, agent: prepared.agent, cloned }))
+        Ok(Ok(Launched {
+            plan,
+            cell: prepared.cell,
+            lease: prepared.lease,
+            watch,
+            agent: prepared.agent,
+            adopts,
+            cloned,
+        }))
     }
 
     /// Everything that can fail without the kernel, done before the clone.
@@ -246,13 +264,16 @@ impl Run<'_> {
             tree,
             work: directory.map(|directory| directory.fd.as_fd()).filter(|_| plan.root.is_none()),
             filling: self.filling(outputs, *agent),
+            keeper: None,
             filter: plan.filter.as_ref().map(seccomp::compile).unwrap_or_default(),
             rehearsal: self.rehearsal,
             terminal,
             channel: theirs,
             command,
         };
-        Ok((confinement, Ends { channel: ours, exec_failed: exec_read, relays }))
+        let pair = || Channel::pair().map_err(cannot("open a channel to the keeper"));
+        let keeper = (!plan.namespaces.pid).then(pair).transpose()?;
+        Ok((confinement, Ends { channel: ours, keeper, exec_failed: exec_read, relays }))
     }
 
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.
@@ -262,13 +283,26 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Finished> {
-        let Launched { plan, cell, lease, mut watch, agent, cloned } = launched;
+        let Launched { plan, cell, lease, mut watch, agent, adopts, cloned } = launched;
         let (cgroup, refused) = match self.let_go(plan, &cell.id, agent, &watch) {
             Ok(cgroup) => (cgroup, None),
             Err(failure) => (None, Some(failure)),
         };
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
-        let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), errno))?;
+        // By the end of the namespace, by the keeper, or where that is dead by us.
+        let end_all = |keeper: &mut Option<Keeper>| {
+            let ended = if plan.namespaces.pid { Some(true) } else { keeper.as_ref().and_then(Keeper::has_ended_all) };
+            ended.unwrap_or_else(|| {
+                keeper.take().into_iter().for_each(Keeper::dismiss);
+                end_all(&cell, lease.as_ref(), adopts)
+            })
+        };
+        let outcome = watched.map_err(|errno| {
+            // Nothing of the cell goes on unwatched.
+            watch.abandon();
+            end_all(&mut None);
+            Error::new("watch the agent", errno)
+        })?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
         let ended = Instant::now();
         self.progress.stage(Stage::Ended, || match &outcome {
@@ -277,7 +311,7 @@ impl Run<'_> {
         });
         let peak = cgroup.as_ref().and_then(Cgroup::peak);
         drop(cgroup);
-        let dead = self.end_all(plan, lease.as_ref());
+        let dead = end_all(&mut watch.keeper);
         self.progress.stage(Stage::Killed, || "every process is dead".into());
         let outcome = match (outcome, watch.drain()) {
             (Outcome::Ran(_), Some(not_in_force)) => Outcome::Ran(not_in_force),
@@ -286,10 +320,13 @@ impl Run<'_> {
         let error = self.write_outputs(&outcome, outputs, &watch, &cell);
         let started = watch.started;
         *terminal = watch.terminal.take();
+        // It would take the end of its channel for our death.
+        let keeper = watch.keeper.take();
         drop(watch);
         let id = cell.id.clone();
         let wiped = wipe(cell, lease, dead);
         self.progress.stage(Stage::Wiped, || format!("{} files removed", wiped.files));
+        keeper.into_iter().for_each(Keeper::dismiss);
         let timings = Timings {
             prepare: micros(self.started, cloned),
             enter: started.map_or(0, |started| micros(cloned, started)),
@@ -297,14 +334,6 @@ impl Run<'_> {
             wipe: micros(ended, Instant::now()),
         };
         Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), wiped })
-    }
-
-    /// The launcher cannot watch any more: nothing of the cell goes on unwatched.
-    fn abandon(&self, plan: &Plan, child: Pid, lease: Option<&Lease>, errno: Errno) -> Error {
-        let _ = kill(child, Signal::SIGKILL);
-        let _ = waitpid(child, None);
-        self.end_all(plan, lease);
-        Error::new("watch the agent", errno)
     }
 
     /// Makes the control group while the child makes its mounts, and lets the child go on in it.
@@ -324,7 +353,7 @@ impl Run<'_> {
             }
         });
         if gone_in.is_err() {
-            let _ = kill(watch.child, Signal::SIGKILL);
+            watch.kill_child();
         }
         gone_in
     }
@@ -334,19 +363,15 @@ impl Run<'_> {
         if !maps_agent(plan, self.launcher, agent) {
             return Ok(());
         }
-        map_child(watch.child, self.launcher, agent).map_err(|errno| Failure::at(Step::UserMap, errno, MAP))?;
+        let mapped = match &watch.keeper {
+            // Its child's number is only sure to the keeper.
+            Some(keeper) => keeper.has_mapped(),
+            None => map_child(watch.child, self.launcher, agent),
+        };
+        mapped.map_err(|errno| Failure::at(Step::UserMap, errno, MAP))?;
         // A child that is gone has said why.
         let _ = watch.channel.send(b"m", None);
         Ok(())
-    }
-
-    /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.
-    fn end_all(&self, plan: &Plan, lease: Option<&Lease>) -> bool {
-        if plan.namespaces.pid {
-            return true;
-        }
-        // Reaped first: a zombie counts as a process of the UID.
-        end_orphans() && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
     }
 
     fn write_outputs(
@@ -380,18 +405,6 @@ impl Run<'_> {
             wiped,
         }
     }
-}
-
-/// Removes the cell, and gives its UID back where nothing is left of it.
-fn wipe(cell: Cell, lease: Option<Lease>, dead: bool) -> Wiped {
-    let mut wiped = cell.wipe();
-    if !dead {
-        wiped.left.push(Left { name: "processes".into(), why: "they do not end; run `oubliette sweep`".into() });
-    }
-    if let Some(lease) = lease.filter(|_| dead && wiped.left.is_empty()) {
-        lease.release();
-    }
-    wiped
 }
 
 fn micros(from: Instant, to: Instant) -> u64 {

@@ -66,7 +66,7 @@ pub fn close_from(first: u32, keep: &[u32]) -> Result<(), Errno> {
 }
 
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
-    // SAFETY: closes descriptors only; the caller is about to exec and uses none of them again.
+    // SAFETY: closes descriptors only; the caller is about to exec, or ends by _exit(2), and uses none of them again.
     let done = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) });
     match done {
         Err(Errno::ENOSYS) => {
@@ -80,6 +80,19 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
         }
         other => other.map(drop),
     }
+}
+
+/// Closes every descriptor but these, and points 0, 1 and 2 to nothing: for a process that lives on beside the one that
+/// it was forked from, and ends by [`super::process::exit_now`], so that nothing is closed a second time.
+///
+/// # Errors
+/// The errno of open(2), dup2(2) or close_range(2).
+pub fn keep_only(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    close_standard()?;
+    let mut numbers: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    numbers.sort_unstable();
+    close_from(3, &numbers)
 }
 
 /// Points 0, 1 and 2 of this process to nothing, so that a pipe of the caller's ends when the agent ends.

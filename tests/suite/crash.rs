@@ -1,5 +1,5 @@
-//! P7 after a crash: `kill -9` leaves no process where there is a PID namespace, and `sweep` leaves nothing anywhere,
-//! touches no live cell, and does what it says on a state directory that somebody has filled with traps.
+//! P7 after a crash: `kill -9` leaves no process, by the PID namespace or by the keeper, and of a running cell no byte
+//! but an empty directory; `sweep` leaves nothing anywhere, touches no live cell, and does what it says on a state directory that somebody has filled with traps.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -10,16 +10,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::need;
-use crate::place::{Place, Started, Who, below, children, lives, marked, marker, within};
+use crate::place::{PATIENCE, Place, Started, Who, below, children, lives, marked, marker, within};
 
 /// The stages of a launch at which the launcher can be stopped.
 const STAGES: [&str; 9] = ["planned", "leased", "created", "written", "cloned", "running", "ended", "killed", "wiped"];
 
 /// What a PID namespace's end may take.
 const A_SECOND: Duration = Duration::from_secs(1);
+
+/// What a keeper may take on a busy machine. It takes some milliseconds on a quiet one.
+const KEEPER: Duration = Duration::from_secs(5);
 
 /// Layers of a policy, and whether they leave a PID namespace.
 const TIERS: [(&str, &str); 4] = [
@@ -78,8 +82,9 @@ fn hold_on(launcher: &mut Started) {
 struct Neighbour {
     launcher: Started,
     marker: String,
-    processes: usize,
 }
+
+const NEIGHBOURS: usize = 3;
 
 impl Neighbour {
     fn new(place: &Place, tier: &Tier) -> Neighbour {
@@ -90,8 +95,9 @@ impl Neighbour {
         let mut command = place.run(&["--setenv", &mark, "--policy", tier.policy.to_str().unwrap()], script);
         let mut launcher = Started::new(&mut command);
         launcher.line("ready");
-        let processes = marked(&marker).len();
-        Neighbour { launcher, marker, processes }
+        // Launcher, shell and sleep; for a moment one that is still to execute or to rename itself is another.
+        within(PATIENCE, "a neighbour of three processes", || marked(&marker).len() == NEIGHBOURS);
+        Neighbour { launcher, marker }
     }
 
     fn cell(&self, place: &Place) -> Option<OsString> {
@@ -100,7 +106,7 @@ impl Neighbour {
     }
 
     fn assert_untouched(self, place: &Place) {
-        assert_eq!(marked(&self.marker).len(), self.processes);
+        assert_eq!(marked(&self.marker).len(), NEIGHBOURS);
         assert!(self.cell(place).is_some());
         let ended = self.launcher.end();
         assert_eq!((ended.status.code(), ended.out.as_str()), (Some(7), "mine\n"), "{}", ended.err);
@@ -133,6 +139,9 @@ fn killed_at_each_stage(who: Who) {
             let all_dead = || marked(&marker).is_empty() && !family.iter().any(|pid| lives(*pid));
             if tier.pid_namespace {
                 within(A_SECOND, &format!("{what}: no process lives"), all_dead);
+            } else if matches!(stage, "cloned" | "running" | "ended" | "killed" | "wiped") {
+                within(KEEPER, &format!("{what}: no process lives"), all_dead);
+                within(KEEPER, &format!("{what}: no cell is left"), || place.cells() == [theirs.as_os_str()]);
             }
             let swept = place.sweep();
             assert_eq!(swept["live"], 1, "{what}");
@@ -202,6 +211,114 @@ fn launcher_and_init_are_killed_together() {
             assert_eq!(marked(&marker), [], "{who:?}, {}", tier.name);
             place.assert_nothing_left(&cells);
         }
+    }
+}
+
+/// A process that nothing but its parent ties to the cell: double-forked, with a session, a directory and an environment
+/// of its own, and deaf. Its name is the only trace, for the test to find.
+const UNTIED: &str = "
+(setsid env -i sh -c 'cd /; trap \"\" HUP INT QUIT TERM USR1 USR2; (sleep 999 & echo child) ; while :; do sleep 999; done' \"$MARK\" &) &
+wait
+";
+
+/// A launch of a hostile agent in a process group of its own, until its child lives.
+fn untied(place: &Place, policy: &Path, marker: &str) -> (Started, Vec<Pid>) {
+    let mark = format!("MARK={marker}");
+    let options = ["--setenv", &mark, "--policy", policy.to_str().unwrap()];
+    let mut launcher = Started::new(place.run(&options, &format!("{UNTIED} sleep 999")).process_group(0));
+    launcher.line("child");
+    let family = below(launcher.pid());
+    assert!(family.len() >= 4, "keeper, agent and its children: {family:?}");
+    (launcher, family)
+}
+
+/// Tiers in which a keeper does what a PID namespace does elsewhere.
+fn kept_tiers(place: &Place) -> Vec<Tier> {
+    tiers(place).into_iter().filter(|tier| !tier.pid_namespace).collect()
+}
+
+#[test]
+fn nothing_hides_from_the_keeper() {
+    for who in Who::all() {
+        let place = Place::new(who);
+        for tier in kept_tiers(&place) {
+            let neighbour = Neighbour::new(&place, &tier);
+            let theirs = neighbour.cell(&place).unwrap();
+            let marker = marker();
+            let (mut launcher, family) = untied(&place, &tier.policy, &marker);
+            // The whole process group, as a service ends what it has started.
+            nix::sys::signal::killpg(launcher.pid(), Signal::SIGKILL).unwrap();
+            launcher.kill();
+            let what = format!("{who:?}, {}", tier.name);
+            within(KEEPER, &what, || marked(&marker).is_empty() && !family.iter().any(|pid| lives(*pid)));
+            within(KEEPER, &what, || place.cells() == [theirs.as_os_str()]);
+            assert_eq!(place.leases().len(), usize::from(who == Who::Root), "{what}");
+            neighbour.assert_untouched(&place);
+            place.assert_nothing_left(&[theirs]);
+        }
+    }
+}
+
+#[test]
+fn nothing_hides_from_the_launcher_of_a_dead_keeper() {
+    for who in Who::all() {
+        let place = Place::new(who);
+        for tier in kept_tiers(&place) {
+            let marker = marker();
+            let (launcher, family) = untied(&place, &tier.policy, &marker);
+            kill(children(launcher.pid())[0], Signal::SIGKILL).unwrap();
+            let ended = launcher.end();
+            assert_eq!(ended.status.code(), Some(128 + 9), "{who:?}, {}: {}", tier.name, ended.err);
+            assert!(marked(&marker).is_empty() && !family.iter().any(|pid| lives(*pid)), "{who:?}, {}", tier.name);
+            place.assert_nothing_left(&[]);
+        }
+    }
+}
+
+/// A keeper that somebody has stopped answers nothing: the deadline counts all the same.
+#[test]
+fn a_stopped_keeper_holds_up_nothing() {
+    let place = Place::new(Who::Plain);
+    let tier = kept_tiers(&place).pop().unwrap();
+    let marker = marker();
+    let (launcher, _) = untied(&place, &tier.policy, &marker);
+    kill(children(launcher.pid())[0], Signal::SIGSTOP).unwrap();
+    launcher.signal(Signal::SIGTERM);
+    launcher.signal(Signal::SIGINT);
+    let ended = launcher.end();
+    assert_ne!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(marked(&marker), []);
+    place.assert_nothing_left(&[]);
+}
+
+/// It could not be traced, and has nothing that an agent or a caller would miss or find.
+#[test]
+fn a_keeper_holds_its_locks_and_no_more() {
+    if !need::as_root() {
+        return;
+    }
+    for who in Who::all() {
+        let place = Place::new(who);
+        let tier = kept_tiers(&place).pop().unwrap();
+        let (launcher, _) = untied(&place, &tier.policy, &marker());
+        let keeper = PathBuf::from(format!("/proc/{}", children(launcher.pid())[0]));
+        assert_eq!(fs::metadata(keeper.join("fd")).unwrap().uid(), 0, "{who:?}: it is dumpable");
+        assert!(fs::read(keeper.join("environ")).unwrap().iter().all(|byte| *byte == 0));
+        let name = fs::read(keeper.join("cmdline")).unwrap();
+        assert!(name.starts_with(b"oubliette-keeper\0"), "{:?}", String::from_utf8_lossy(&name));
+        let mut sockets = 0;
+        for fd in fs::read_dir(keeper.join("fd")).unwrap().flatten() {
+            let target = fs::read_link(fd.path()).unwrap();
+            let text = target.to_string_lossy();
+            sockets += usize::from(text.starts_with("socket:"));
+            let known = text == "/dev/null"
+                || text == "anon_inode:[signalfd]"
+                || text.starts_with("socket:")
+                || target.starts_with(place.path("state/cells"))
+                || target.starts_with("/run/oubliette/uids");
+            assert!(known, "{who:?}: {} is {text}", fd.path().display());
+        }
+        assert_eq!(sockets, 1, "{who:?}: the channel");
     }
 }
 
