@@ -88,7 +88,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__explain)
-            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -215,6 +215,10 @@ _oubliette() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --report-fd)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -238,7 +242,7 @@ _oubliette() {
                     return 0
                     ;;
                 --require)
-                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope seccomp capabilities no-new-privs limits cgroup settings" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope seccomp capabilities no-new-privs limits cgroup settings alone" -- "${cur}"))
                     return 0
                     ;;
                 --level)
@@ -363,7 +367,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__run)
-            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -490,6 +494,10 @@ _oubliette() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --report-fd)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -513,7 +521,7 @@ _oubliette() {
                     return 0
                     ;;
                 --require)
-                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope seccomp capabilities no-new-privs limits cgroup settings" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope seccomp capabilities no-new-privs limits cgroup settings alone" -- "${cur}"))
                     return 0
                     ;;
                 --level)

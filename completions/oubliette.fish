@@ -49,6 +49,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l export -d 'A
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l patch -d 'After the run write what the agent changed as a patch in git\'s format' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l timeout -d 'End the run after this time (`90s`, `30m`, `1h`) with status 124' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l grace -d 'Time between TERM and KILL at the deadline' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l wait -d 'Where only one cell may live at a time, wait this long for another one instead of refusing to run' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
@@ -68,7 +69,8 @@ capabilities\t''
 no-new-privs\t''
 limits\t''
 cgroup\t''
-settings\t''"
+settings\t''
+alone\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s l -l level -d 'How much the agent may do: paranoid, balanced, developer, or a level of your own' -r -f -a "paranoid\t''
 balanced\t''
 developer\t''"
@@ -93,6 +95,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l export -
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l patch -d 'After the run write what the agent changed as a patch in git\'s format' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l timeout -d 'End the run after this time (`90s`, `30m`, `1h`) with status 124' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l grace -d 'Time between TERM and KILL at the deadline' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l wait -d 'Where only one cell may live at a time, wait this long for another one instead of refusing to run' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
@@ -112,7 +115,8 @@ capabilities\t''
 no-new-privs\t''
 limits\t''
 cgroup\t''
-settings\t''"
+settings\t''
+alone\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s l -l level -d 'How much the agent may do: paranoid, balanced, developer, or a level of your own' -r -f -a "paranoid\t''
 balanced\t''
 developer\t''"

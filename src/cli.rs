@@ -135,6 +135,9 @@ pub struct RunArgs {
     /// Time between TERM and KILL at the deadline
     #[arg(long, value_name = "TIME", help_heading = "Limits", env = "OUBLIETTE_GRACE")]
     pub grace: Option<String>,
+    /// Where only one cell may live at a time, wait this long for another one instead of refusing to run
+    #[arg(long, value_name = "TIME", help_heading = "Limits", env = "OUBLIETTE_WAIT")]
+    pub wait: Option<String>,
 
     /// Write one JSON object about the run to this open descriptor
     #[arg(long, value_name = "N", help_heading = "Output")]

@@ -36,8 +36,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use zeroize::Zeroizing;
 
+use crate::alone;
 use crate::host::Step;
-use crate::plan::{Credential, Namespaces, Plan};
+use crate::plan::{Apart, Credential, Namespaces, Plan};
 use crate::sys::channel::Channel;
 use crate::sys::{self, seccomp::Instruction};
 use crate::workspace::Filling;
@@ -248,6 +249,9 @@ impl Confinement<'_> {
         let terminal = self.open_terminal()?;
         self.move_credential()?;
         limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
+        if self.plan.apart == Apart::InTime {
+            alone::mark_self().map_err(|errno| Failure::plain(errno, "mark the cell's processes"))?;
+        }
         let entered = match self.work {
             Some(work) => nix::unistd::fchdir(work),
             None => nix::unistd::chdir(&self.places.work),

@@ -18,8 +18,9 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, getpid, setsid};
+use nix::unistd::{Pid, Uid, getpid, setsid};
 
+use crate::alone::end_marked;
 use crate::cell::Cell;
 use crate::confine::ids::map_child;
 use crate::confine::{Confinement, Failure, cgroup, init, maps_agent};
@@ -122,6 +123,8 @@ pub struct Charge<'a> {
     pub cell: Cell,
     /// Its UID, where it has one of its own.
     pub lease: Option<Lease>,
+    /// The UID of which this is the only cell, where it is that.
+    pub alone: Option<Uid>,
     /// Its control groups, which the launcher makes.
     pub cgroups: Vec<PathBuf>,
     /// What else the run holds until nothing is left of it.
@@ -184,7 +187,7 @@ impl Charge<'_> {
         };
         if let Some((how, number)) = ended {
             let _ = channel.send(&[ENDED, how, number], None);
-            let dead = end_all(&self.cell, self.lease.as_ref(), *adopts);
+            let dead = end_all(&self.cell, self.lease.as_ref(), self.alone, *adopts);
             let _ = channel.send(&[DEAD, u8::from(dead)], None);
             while matches!(channel.receive(), Ok(Some(_))) {}
         }
@@ -193,22 +196,22 @@ impl Charge<'_> {
 
     /// The launcher is dead.
     fn finish(self) -> ! {
-        let ungrouped = self.cgroups.iter().fold(true, |all, group| cgroup::remove(group) && all);
+        let kept = self.cgroups.iter().filter(|group| !cgroup::remove(group)).count();
         // Given back by the launcher before it died, it may be another run's by now.
         let lease = self.lease.filter(Lease::held);
-        let dead = end_all(&self.cell, lease.as_ref(), self.ward.adopts);
-        wipe(self.cell, lease, dead && ungrouped);
+        let dead = end_all(&self.cell, lease.as_ref(), self.alone, self.ward.adopts);
+        wipe(self.cell, lease, dead && kept == 0);
         exit_now(0)
     }
 }
 
-/// Ends every process of the cell: orphans of the agent, which come to this process, and what has the run's UID. Gives
-/// whether none is left.
-pub fn end_all(cell: &Cell, lease: Option<&Lease>, adopts: bool) -> bool {
+/// Ends every process of the cell: orphans of the agent, which come to this process, and what has the run's UID. Where
+/// there is neither, what still names the cell or carries its mark. Gives whether none is left.
+pub fn end_all(cell: &Cell, lease: Option<&Lease>, alone: Option<Uid>, adopts: bool) -> bool {
     // Reaped first: a zombie counts as a process of the UID.
     end_orphans()
         && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
-        && (adopts || lease.is_some() || end_inside(&cell.path))
+        && (adopts || lease.is_some() || (end_inside(&cell.path) && alone.is_none_or(end_marked)))
 }
 
 /// Removes the cell, and gives its UID back where nothing is left of it.

@@ -39,11 +39,13 @@ pub enum Layer {
     Cgroup,
     /// The agent's own settings for the level, where it cannot rewrite them.
     Settings,
+    /// Cells of one UID are apart: in space by another layer, else in time, one after the other.
+    Alone,
 }
 
 impl Layer {
     /// Every layer, in the order in which a report lists them.
-    pub const ALL: [Layer; 15] = [
+    pub const ALL: [Layer; 16] = [
         Layer::Pid,
         Layer::Root,
         Layer::Ipc,
@@ -59,6 +61,7 @@ impl Layer {
         Layer::Limits,
         Layer::Cgroup,
         Layer::Settings,
+        Layer::Alone,
     ];
 
     /// The name in a policy, in a report and on the command line.
@@ -79,6 +82,7 @@ impl Layer {
             Layer::Limits => "limits",
             Layer::Cgroup => "cgroup",
             Layer::Settings => "settings",
+            Layer::Alone => "alone",
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! The modules in the order of a run: what was asked for ([`cli`], [`request`], [`user`], [`secret`]), what is allowed
 //! ([`policy`], [`layer`]), what is there ([`host`], [`program`], [`mcp`], together a [`job`]), what will happen
-//! ([`plan`]), where ([`state`], [`uids`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
+//! ([`plan`]), where ([`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
 //! ends ([`supervise`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
 //! left.
 
+pub mod alone;
 pub mod attack;
 pub mod cell;
 pub mod cli;

@@ -69,6 +69,10 @@ pub struct Plan {
     /// How to see that the agent took its settings.
     #[serde(skip)]
     pub check: Option<Check>,
+    /// What is between this cell and others.
+    pub apart: Apart,
+    /// How long to wait for another cell where they are apart in time.
+    pub wait: Option<Duration>,
     /// The deadline.
     pub timeout: Duration,
     /// Between TERM and KILL.
@@ -161,6 +165,18 @@ pub struct Limits {
     pub cell_processes: u32,
     /// CPU in percent of one, for the cgroup.
     pub cpu_percent: u32,
+}
+
+/// What is between cells that the same launcher starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Apart {
+    /// A layer.
+    InSpace,
+    /// They live one after the other.
+    InTime,
+    /// Nothing: the policy switches it off.
+    Neither,
 }
 
 /// How the credential is handed over.
@@ -258,6 +274,8 @@ impl Plan {
             program: host.programs.agent.path.clone(),
             check: settings.is_some().then(|| agent.check.clone()),
             settings,
+            apart: layers::apart(request, &on),
+            wait: request.wait.map(|wait| wait.0),
             timeout: request.timeout.unwrap_or(policy.limits.time).0,
             grace: request.grace.unwrap_or(policy.limits.grace).0,
             layers: decided,

@@ -65,13 +65,19 @@ pub struct Progress {
     quiet: bool,
     stages: bool,
     pause: Option<String>,
+    noted: std::cell::Cell<bool>,
 }
 
 impl Progress {
     /// `full_screen`: the agent gets the terminal, and no line of ours may disturb it.
     pub fn new(quiet: bool, full_screen: bool) -> Progress {
         let pause = std::env::var("OUBLIETTE_PAUSE_AT").ok();
-        Progress { quiet, stages: !quiet && !full_screen && std::io::stderr().is_terminal(), pause }
+        Progress {
+            quiet,
+            stages: !quiet && !full_screen && std::io::stderr().is_terminal(),
+            pause,
+            noted: std::cell::Cell::new(false),
+        }
     }
 
     /// A stage begins.
@@ -88,6 +94,13 @@ impl Progress {
     pub fn note(&self, text: &str) {
         if !self.quiet {
             say(text);
+        }
+    }
+
+    /// The same, the first time only.
+    pub fn note_once(&self, text: &'static str) {
+        if !self.noted.replace(true) {
+            self.note(text);
         }
     }
 }

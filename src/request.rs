@@ -45,6 +45,8 @@ pub struct Request {
     pub timeout: Option<Time>,
     /// Between TERM and KILL, where the caller says it.
     pub grace: Option<Time>,
+    /// How long to wait for another cell, where only one may live.
+    pub wait: Option<Time>,
     /// The file of MCP servers.
     pub mcp_config: Option<PathBuf>,
     /// The base URL of the model API.
@@ -167,6 +169,7 @@ pub struct Config {
     require: Vec<String>,
     timeout: Option<String>,
     grace: Option<String>,
+    wait: Option<String>,
     mcp_config: Option<PathBuf>,
     upstream: Option<String>,
     state_dir: Option<PathBuf>,
@@ -286,6 +289,7 @@ impl Request {
         merge.default("workspace", "fresh");
         let timeout = merge.pick("timeout", args.timeout, config.timeout);
         let grace = merge.pick("grace", args.grace, config.grace);
+        let wait = merge.pick("wait", args.wait, config.wait);
         let upstream = merge.pick("upstream", args.upstream, config.upstream);
         let uid_range = merge.pick("uid-range", args.uid_range, config.uid_range);
         let require = requirements(args.require, &config.require, &mut merge.sources)?;
@@ -302,6 +306,7 @@ impl Request {
             require,
             timeout: timeout.as_deref().map(|text| merge.parsed("timeout", text)).transpose()?,
             grace: grace.as_deref().map(|text| merge.parsed("grace", text)).transpose()?,
+            wait: wait.as_deref().map(|text| merge.parsed("wait", text)).transpose()?,
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
             upstream: upstream.as_deref().map(|text| merge.parsed("upstream", text)).transpose()?,
             setenv: variables(args.setenv)?,

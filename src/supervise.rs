@@ -84,6 +84,11 @@ impl Signals {
         std::iter::from_fn(|| self.next()).find(|signal| ENDING.contains(signal))
     }
 
+    /// Readable when one has come.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     fn next(&self) -> Option<Signal> {
         let info = self.fd.read_signal().ok().flatten()?;
         Signal::try_from(info.ssi_signo as i32).ok()

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::alone;
 use crate::cell::{Found, Record, look, read_record, zero_dead};
 use crate::confine::cgroup;
 use crate::error::{Error, Result};
@@ -55,6 +56,10 @@ pub struct Live {
 /// The state directory cannot be read.
 pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
     let mut swept = Swept::default();
+    if !dry_run {
+        // Before the cells: what names none may start again and again what names one.
+        alone::sweep_marked(nix::unistd::geteuid());
+    }
     // UIDs of cells that are not gone: another run under such a UID would own what is left of them.
     let mut owners = BTreeSet::new();
     let until = Instant::now() + PATIENCE;
@@ -153,17 +158,24 @@ fn ours(path: &Path, cell: &OsStr) -> bool {
 /// left.
 pub fn end_inside(cell: &Path) -> bool {
     let Some(name) = cell.file_name().filter(|name| crate::cell::is_id(name)) else { return true };
-    // Until a whole look finds none: one may have forked while its parent was looked at.
-    (0..100).any(|_| {
-        let found = inside(cell, name);
+    end_until_none(|| inside(cell, name))
+}
+
+/// Kills what a look finds until a whole look finds none: one may have forked while its parent was looked at. Gives
+/// whether none is left.
+pub fn end_until_none(look: impl Fn() -> Vec<Pid>) -> bool {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        let found = look();
         for pid in &found {
             let _ = kill(*pid, Signal::SIGKILL);
         }
-        if !found.is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
+        match found.is_empty() {
+            true => return true,
+            false if Instant::now() > until => return false,
+            false => std::thread::sleep(Duration::from_millis(1)),
         }
-        found.is_empty()
-    })
+    }
 }
 
 fn inside(path: &Path, name: &OsStr) -> Vec<Pid> {

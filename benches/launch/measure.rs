@@ -276,17 +276,17 @@ pub fn rate(uid: Option<u32>, jobs: &[Job], each: u32) -> Result<f64, String> {
     Ok(f64::from(each) * f64::from(u32::try_from(jobs.len()).unwrap_or(0)) / seconds)
 }
 
-/// KiB of memory, shared pages counted by share (PSS), of the launcher and the init that it forked.
+/// KiB of memory, shared pages counted by share (PSS), of the launcher and of the init or keeper that it forked.
 pub struct Memory {
     /// The launcher's.
     pub launcher: u64,
-    /// Its init's, where there is one.
+    /// Its init's or keeper's.
     pub init: u64,
     /// What both have for themselves.
     pub private: u64,
 }
 
-/// Memory of launcher and init while a cell waits; the agent's own is not counted.
+/// Memory of launcher and init, or keeper, while a cell waits; the agent's own is not counted.
 pub fn memory(uid: Option<u32>, job: &Job) -> Result<Memory, String> {
     let mut worker = Worker::start(uid, |from, to| {
         let mut command = job.command(&["wait"]);
@@ -308,7 +308,7 @@ pub fn memory(uid: Option<u32>, job: &Job) -> Result<Memory, String> {
         }
         let (launcher, mut private) = rollup(pid)?;
         let mut init = 0;
-        // Where there is no init the launcher's only child is the agent, which has none of its own.
+        // Either has the agent as its child.
         for child in children(pid)? {
             if !children(child)?.is_empty() {
                 let (pss, own) = rollup(child)?;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::{Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
+use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::Kind;
 use crate::job::Job;
 use crate::layer::Decision;
@@ -148,9 +148,32 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("arguments   {}", arguments.join(" ").escape_debug()),
         format!("UID         {identity}"),
         format!("credential  {credential}"),
+        format!("other cells {}", apart(plan)),
+        format!("kill -9     {}", after_kill(plan)),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
     ]
+}
+
+/// What is between this cell and those beside it.
+fn apart(plan: &Plan) -> String {
+    match (plan.apart, plan.wait) {
+        (Apart::InSpace, _) => "apart in space: any number at once".into(),
+        (Apart::InTime, None) => "apart in time: one at a time, a second is refused (see --wait)".into(),
+        (Apart::InTime, Some(wait)) => {
+            format!("apart in time: one at a time, a second waits {}", crate::policy::Time(wait))
+        }
+        (Apart::Neither, _) => "neither in space nor in time: each can do anything to another".into(),
+    }
+}
+
+/// What ends the cell when the launcher is killed.
+fn after_kill(plan: &Plan) -> &'static str {
+    match (plan.namespaces.pid, &plan.root) {
+        (true, Some(_)) => "of the launcher: the PID namespace ends every process, and the tmpfs goes with them",
+        (true, None) => "of the launcher: the PID namespace ends every process; `oubliette sweep` wipes",
+        (false, _) => "of the launcher: the keeper ends every process and wipes; of both: `oubliette sweep`",
+    }
 }
 
 /// What bounds the cell, and what only each process of it.

@@ -1,7 +1,7 @@
 //! What becomes of each layer on a host.
 #![forbid(unsafe_code)]
 
-use super::{Namespaces, Planned};
+use super::{Apart, Namespaces, Planned};
 use crate::cli::Require;
 use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
@@ -49,6 +49,15 @@ pub fn decide(
         Planned { layer, decision: decision(layer, want, insists, can) }
     });
     all.collect()
+}
+
+/// What keeps this run's cell from those beside it, whether the policy asks for that or not.
+pub fn apart(request: &Request, on: &On) -> Apart {
+    match in_space(request, |layer| on.has(layer)) {
+        Some(_) => Apart::InSpace,
+        None if on.has(Layer::Alone) => Apart::InTime,
+        None => Apart::Neither,
+    }
 }
 
 /// How much this run insists on a layer.
@@ -99,6 +108,29 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
         Layer::Settings => settings(request, policy, agent, host, network),
+        Layer::Alone => {
+            Can::Enforce(match in_space(request, |layer| in_force(layer, request, policy, agent, host, network)) {
+                Some(by) => format!("in space: {by}"),
+                None => "in time: one cell at a time of the agent's UID in this network namespace".into(),
+            })
+        }
+    }
+}
+
+/// What keeps cells under one launcher apart in space: neither reads, changes or traces what is another's. Namespaces
+/// without a private root and a PID namespace do not: files and /proc stay those of the UID.
+fn in_space(request: &Request, on: impl Fn(Layer) -> bool) -> Option<&'static str> {
+    let own_directory = matches!(request.workspace, Workspace::Directory(_));
+    if on(Layer::Uid) && !own_directory {
+        Some("a UID of its own")
+    } else if on(Layer::Root) && on(Layer::Pid) {
+        Some("a private root and a PID namespace")
+    } else if on(Layer::LandlockFs) && on(Layer::LandlockScope) {
+        Some("Landlock for files and signals")
+    } else if on(Layer::LandlockFs) {
+        Some("Landlock for files; signals and modes of files cross it")
+    } else {
+        None
     }
 }
 

@@ -13,6 +13,7 @@ use nix::unistd::pipe2;
 
 use super::conclude::usage;
 use super::streams::{c_string, resolve};
+use crate::alone::Alone;
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::{Ids, map_child};
@@ -23,7 +24,7 @@ use crate::files;
 use crate::host::Step;
 use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, end_all, wipe};
-use crate::plan::{Identity, Plan};
+use crate::plan::{Apart, Identity, Plan};
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
 use crate::secret::Secret;
@@ -68,6 +69,7 @@ struct Prepared {
     files: Vec<CellFile>,
     agent: Ids,
     lease: Option<Lease>,
+    alone: Option<Alone>,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -84,8 +86,10 @@ struct Launched<'a> {
     plan: &'a Plan,
     cell: Cell,
     lease: Option<Lease>,
-    watch: Watch<'a>,
     agent: Ids,
+    /// Held to the end.
+    alone: Option<Alone>,
+    watch: Watch<'a>,
     /// Orphans come to the launcher, where nothing else has them.
     adopts: bool,
     cloned: Instant,
@@ -114,6 +118,12 @@ impl Run<'_> {
             (Some(lease), ..) => lease.ids(),
             _ => self.launcher,
         };
+        let alone = match plan.apart {
+            Apart::InTime if !self.rehearsal => {
+                Some(Alone::take(&self.state, agent.uid, plan.wait, &self.signals, &self.progress)?)
+            }
+            _ => None,
+        };
         self.progress.stage(Stage::Leased, || format!("uid {}", agent.uid));
         let mut cell = Cell::create(&self.state)?;
         self.progress.stage(Stage::Created, || cell.path.display().to_string());
@@ -134,7 +144,7 @@ impl Run<'_> {
             })?;
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        let prepared = Prepared { cell, places, files, agent, lease };
+        let prepared = Prepared { cell, places, files, agent, lease, alone };
         match self.launch(plan, prepared, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
             Err(finished) => Ok(*finished),
@@ -187,10 +197,11 @@ impl Run<'_> {
                 drop((ends.channel, ends.exec_failed, ends.relays, keeper));
                 let Some(channel) = theirs else { confinement.start() };
                 let ward = keeper::start(confinement, flags, channel);
-                let Prepared { cell, lease, .. } = prepared;
+                let Prepared { cell, lease, agent, alone, .. } = prepared;
                 let cgroups = plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id));
-                let held = self.kept.iter().map(Kept::descriptor).collect();
-                Charge { cell, lease, cgroups: cgroups.unwrap_or_default(), held, ward }.keep()
+                let held = self.kept.iter().map(Kept::descriptor).chain(alone.iter().map(Alone::as_fd)).collect();
+                let alone = alone.is_some().then_some(agent.uid);
+                Charge { cell, lease, alone, cgroups: cgroups.unwrap_or_default(), held, ward }.keep()
             }
             Ok(Fork::Parent(child)) => child,
             Err(errno) => {
@@ -219,8 +230,9 @@ impl Run<'_> {
             plan,
             cell: prepared.cell,
             lease: prepared.lease,
-            watch,
             agent: prepared.agent,
+            alone: prepared.alone,
+            watch,
             adopts,
             cloned,
         }))
@@ -283,7 +295,7 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Finished> {
-        let Launched { plan, cell, lease, mut watch, agent, adopts, cloned } = launched;
+        let Launched { plan, cell, lease, agent, alone, mut watch, adopts, cloned } = launched;
         let (cgroup, refused) = match self.let_go(plan, &cell.id, agent, &watch) {
             Ok(cgroup) => (cgroup, None),
             Err(failure) => (None, Some(failure)),
@@ -294,7 +306,7 @@ impl Run<'_> {
             let ended = if plan.namespaces.pid { Some(true) } else { keeper.as_ref().and_then(Keeper::has_ended_all) };
             ended.unwrap_or_else(|| {
                 keeper.take().into_iter().for_each(Keeper::dismiss);
-                end_all(&cell, lease.as_ref(), adopts)
+                end_all(&cell, lease.as_ref(), alone.as_ref().map(|_| agent.uid), adopts)
             })
         };
         let outcome = watched.map_err(|errno| {
@@ -327,6 +339,7 @@ impl Run<'_> {
         let wiped = wipe(cell, lease, dead);
         self.progress.stage(Stage::Wiped, || format!("{} files removed", wiped.files));
         keeper.into_iter().for_each(Keeper::dismiss);
+        drop(alone);
         let timings = Timings {
             prepare: micros(self.started, cloned),
             enter: started.map_or(0, |started| micros(cloned, started)),

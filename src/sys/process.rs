@@ -58,6 +58,17 @@ pub fn pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// The hard limit of another process (prlimit(2)).
+///
+/// # Errors
+/// ESRCH, or EPERM for another user's.
+pub fn hard_limit(pid: Pid, resource: nix::sys::resource::Resource) -> Result<u64, Errno> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a null new limit sets nothing; the old one is written to a struct that lives across the call.
+    let done = unsafe { libc::prlimit(pid.as_raw(), resource as _, std::ptr::null(), &raw mut limit) };
+    Errno::result(done).map(|_| limit.rlim_max)
+}
+
 /// Sends a signal to the process behind a descriptor.
 ///
 /// # Errors

@@ -87,6 +87,7 @@ fn words_that_cannot_be_used() {
         (&["--timeout", "-5s"], 125, &["-5"]),
         (&["--timeout", "99999999999999999999y"], 125, &["--timeout"]),
         (&["--grace", "soon"], 125, &["--grace", "soon"]),
+        (&["--wait", "0s"], 125, &["--wait", "no time"]),
         (&["--uid-range", "5"], 125, &["--uid-range", "FIRST-LAST"]),
         (&["--uid-range", "9-5"], 125, &["--uid-range", "rise"]),
         (&["--uid-range", "0-4"], 125, &["--uid-range", "1000"]),

@@ -26,6 +26,7 @@ mod policies;
 mod properties; // what holds for every plan, tried with all combinations of facts // where policies come from, and what is wrong with them // the examples of deployments are well formed and name what exists
 
 // Cells.
+mod alone; // where nothing is between cells of one UID, one lives at a time
 mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user

@@ -98,9 +98,11 @@ impl Place {
         }
     }
 
-    /// A policy that denies nothing and has these layers.
+    /// A policy that denies nothing and has these layers. Cells of it live side by side, also where nothing is between
+    /// them, unless it says otherwise.
     pub fn policy(&self, layers: &str) -> PathBuf {
-        let text = format!("description = \"for a test\"\ndeny = []\ncommands = \"any\"\n[layers]\n{layers}\n");
+        let alone = if layers.contains("alone") { "" } else { "alone = \"off\"\n" };
+        let text = format!("description = \"for a test\"\ndeny = []\ncommands = \"any\"\n[layers]\n{alone}{layers}\n");
         self.file(&format!("policy-{:08x}.toml", rand::random::<u32>()), &text)
     }
 

@@ -3,7 +3,7 @@
 
 use oubliette::host::{Cgroups, Fact, Host, Maker, capability};
 use oubliette::layer::{Layer, Want};
-use oubliette::plan::{Credential, Denied, Identity, Plan};
+use oubliette::plan::{Apart, Credential, Denied, Identity, Plan};
 use oubliette::policy::agent::AgentSpec;
 use oubliette::policy::deny::Class;
 use oubliette::policy::{NetworkMode, Policy};
@@ -88,7 +88,7 @@ fn missing(layer: Layer, plan: &Plan, host: &Host) -> Option<&'static str> {
             let fences = [Layer::Root, Layer::Uid, Layer::LandlockFs];
             need(fences.into_iter().any(|fence| plan.enforces(fence)), "a fence around the settings")
         }
-        Layer::Capabilities | Layer::NoNewPrivs | Layer::Limits => None,
+        Layer::Capabilities | Layer::NoNewPrivs | Layer::Limits | Layer::Alone => None,
     }
 }
 
@@ -115,6 +115,9 @@ fn contradictions(plan: &Plan, host: &Host) -> Vec<String> {
     agree(Layer::LandlockScope, plan.landlock.as_ref().is_some_and(|domain| domain.scope));
     agree(Layer::Seccomp, plan.filter.is_some());
     agree(Layer::Cgroup, plan.cgroup.is_some());
+    if (plan.apart == Apart::InSpace) != in_space(plan) || plan.apart == Apart::Neither {
+        wrong.push(format!("cells are {:?}", plan.apart));
+    }
     wrong.extend(plan.classes.iter().filter(|denied| !holds(denied, plan, host)).map(|denied| format!("{denied:?}")));
     if plan.credential == Credential::Pipe && !host.private_descriptors {
         wrong.push("a pipe that others may open".into());
@@ -225,6 +228,27 @@ fn more_facts_never_protect_less() {
         }
     }
     println!("{compared} pairs of plans");
+}
+
+/// Off does not take the wall away, and two directories of one owner have no wall by UID between them.
+#[test]
+fn cells_are_apart_in_space_or_in_time_unless_that_is_off() {
+    let none = agent("none").value;
+    let preferring = level("developer").value;
+    let mut off = preferring.clone();
+    off.layers.insert(Layer::Alone, Want::Off);
+    for (words, own_uid) in [(&[][..], true), (&["--workspace", "user"], true), (&["--workspace", "/work"], false)] {
+        let request = request(words);
+        for facts in Facts::all() {
+            let (_, preferring) = plan(facts, &request, &preferring, &none);
+            let walls = (own_uid && preferring.enforces(Layer::Uid))
+                || preferring.enforces(Layer::LandlockFs)
+                || (preferring.enforces(Layer::Root) && preferring.enforces(Layer::Pid));
+            assert_eq!(preferring.apart, if walls { Apart::InSpace } else { Apart::InTime }, "{words:?}: {facts:?}");
+            let (_, off) = plan(facts, &request, &off, &none);
+            assert_eq!(off.apart, if walls { Apart::InSpace } else { Apart::Neither }, "{words:?}: {facts:?}");
+        }
+    }
 }
 
 #[test]

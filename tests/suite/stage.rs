@@ -138,7 +138,9 @@ impl Stage {
             let end = start + level[start..].find("\n\n").unwrap();
             level.replace_range(start..end, network);
         }
-        fs::write(&path, format!("{level}\n[layers]\n{layers}")).unwrap();
+        // Cells of it live side by side, also where nothing is between them.
+        let alone = if off.contains(&"alone") { "" } else { "alone = \"off\"\n" };
+        fs::write(&path, format!("{level}\n[layers]\n{alone}{layers}")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         path
     }
