@@ -214,14 +214,17 @@ pub fn marked(uid: Uid) -> Vec<Pid> {
     limited.filter(|pid| lives_as(*pid, uid)).collect()
 }
 
-/// Whether a process is alive, has this real UID and is in this PID namespace: a container's launcher has a lock that is
-/// not seen here (proc(5)). The owner of its directory would say of one that is not dumpable that it is root's.
+/// Whether a process is alive, has this real UID, cannot gain privileges (a service whose operator lowered the limit need
+/// not be one of ours, and each of ours has no_new_privs, which also stays), and is in this PID namespace: a container's
+/// launcher has a lock that is not seen here (proc(5)). The owner of its directory would say of one that is not dumpable
+/// that it is root's.
 fn lives_as(pid: Pid, uid: Uid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| status.lines().find_map(|line| Some(line.strip_prefix(name)?.split_ascii_whitespace()));
-    let alive = field("State:").and_then(|mut words| words.next()).is_some_and(|state| !matches!(state, "Z" | "X"));
+    let first = |name: &str| field(name).and_then(|mut words| words.next());
+    let alive = first("State:").is_some_and(|state| !matches!(state, "Z" | "X"));
     let nested = field("NSpid:").is_some_and(|numbers| numbers.count() > 1);
-    alive && !nested && field("Uid:").and_then(|mut words| words.next()?.parse().ok()) == Some(uid.as_raw())
+    alive && !nested && first("NoNewPrivs:") != Some("0") && first("Uid:") == Some(uid.to_string().as_str())
 }
 
 /// Ends what carries the mark where no live cell has it, for `sweep`.

@@ -257,7 +257,8 @@ fn look(service: &Service, running: &Running, at: At) {
         }
         // The pipe is anonymous: its number is the same wherever it is open.
         let pipe = fs::read_link(format!("/proc/{}/fd/3", family.last().unwrap())).unwrap();
-        for other in init.into_iter().chain([&running.pid()]) {
+        // Init, or the keeper.
+        for other in [&running.pid(), &family[0]] {
             assert!(!descriptors(*other).contains(&pipe), "{other} has the agent's pipe");
         }
     }
