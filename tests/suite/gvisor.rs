@@ -124,7 +124,8 @@ fn the_plan_says_what_holds_there() {
         let lines = sandbox.lines(uid, "$O explain --json --network none -- true");
         let enforced = |(layer, decision): &(String, String)| (decision == "enforce").then(|| layer.clone());
         let enforced: Vec<String> = decisions(&lines.concat()).iter().filter_map(enforced).collect();
-        let mut expected = vec!["pid", "ipc", "uts", "net", "uid", "seccomp", "capabilities", "no-new-privs", "limits"];
+        let mut expected =
+            vec!["pid", "ipc", "uts", "net", "uid", "seccomp", "capabilities", "no-new-privs", "limits", "alone"];
         expected.retain(|layer| uid == 0 || *layer != "uid");
         assert_eq!(enforced, expected, "{uid}");
         // The report of a run says the same.
@@ -160,6 +161,23 @@ fn a_run_works_and_leaves_nothing() {
         let expected = ["writable", "0022", "status 7", "status 127", "status 124", "status 137", cells, "0"];
         assert_eq!(rest, expected, "{uid}");
     }
+}
+
+/// Nothing separates the files of two cells of a plain user there: one lives at a time, and finds nothing of the last.
+#[test]
+fn cells_of_a_plain_user_live_one_at_a_time() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let script = r#"
+        cells=/var/tmp/oubliette-$(id -u)/cells
+        $O run -q -- sh -c 'echo up >ready; sleep 999 & exec sleep 999' & launcher=$!
+        for i in $(seq 100); do test -e $cells/*/work/ready && break; sleep 0.1; done
+        $O run -q -- echo second 2>/dev/null; echo "status $?"
+        $O run -q --wait 1m -- sh -c 'set -- ${HOME%/*/*}/*; echo $#; echo third' & third=$!
+        kill -9 $launcher; wait $launcher 2>/dev/null
+        wait $third; echo "status $?"
+        for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done | grep -c '^sleep 999'; true"#;
+    let lines = sandbox.lines(USER, script);
+    assert_eq!(lines, ["status 125", "1", "third", "status 0", "0"]);
 }
 
 /// `kill -9` of the launcher: a sweep ends what is left and removes it.
