@@ -5,6 +5,7 @@
 //! about cells: run without any, they show what a cell has to stop.
 #![forbid(unsafe_code)]
 
+pub mod expect;
 mod files;
 mod ipc;
 mod kernel;
@@ -24,11 +25,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use table::{ATTACKS, Attack, Class};
 pub use target::Target;
-pub use victim::victim;
+pub use victim::{Damage, victim};
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -38,7 +39,7 @@ use crate::sys::attack::contain::{Ended, contain};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What came of an attack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It worked.
@@ -47,6 +48,8 @@ pub enum Verdict {
     Blocked,
     /// There is nothing to attack: no such object, system call or right to try.
     Absent,
+    /// It could have hit somebody else than the victim.
+    NotTried,
 }
 
 /// One line of the attacker's output.
@@ -153,6 +156,10 @@ fn report(target: &Target) -> Result<()> {
 
 /// One attack in a child of its own, which is killed when it takes too long.
 pub fn attempt(attack: &Attack, target: &Target) -> Finding {
+    if let Some(why) = target.untried.get(attack.name) {
+        let (verdict, detail) = (Verdict::NotTried, why.clone());
+        return Finding { attack: attack.name, class: attack.class, verdict, detail };
+    }
     let ended = contain(PATIENCE, || match (attack.run)(target) {
         Ok(proof) => format!("o{proof}").into_bytes(),
         Err(Miss::Blocked(why)) => format!("b{why}").into_bytes(),

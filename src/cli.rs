@@ -41,7 +41,11 @@ pub enum Command {
     Explain(Box<ExplainArgs>),
     /// Say what this host offers, for every level
     ///
-    /// Exit status: 0 every layer is met, 1 some degrade, 2 a level refuses.
+    /// With --attack two cells are started on this host, and a hostile agent in the one tries every known attack on a
+    /// victim in the other. It touches only what was made for it and only this machine. What is open must be what the
+    /// plan says is open.
+    ///
+    /// Exit status: 0 every layer is met, 1 some degrade, 2 a level refuses, or an attack is open against the plan.
     Doctor(DoctorArgs),
     /// Kill and wipe what dead runs left; never touches a live cell
     Sweep(SweepArgs),
@@ -206,6 +210,18 @@ pub struct ExplainArgs {
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Start two cells and let a hostile agent in the one attack the other
+    #[arg(long)]
+    pub attack: bool,
+    /// Attack cells of this level only (default: of every level)
+    #[arg(long, short, value_name = "LEVEL", requires = "attack", conflicts_with = "policy")]
+    pub level: Option<String>,
+    /// Attack cells with the policy of this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "attack")]
+    pub policy: Option<PathBuf>,
+    /// The network of the attacked cells (default: the level's)
+    #[arg(long, value_enum, value_name = "MODE", requires = "attack")]
+    pub network: Option<NetworkMode>,
     /// Machine-readable output
     #[arg(long)]
     pub json: bool,

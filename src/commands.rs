@@ -1,6 +1,7 @@
 //! The subcommands: from parsed arguments to a status.
 #![forbid(unsafe_code)]
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,12 +10,13 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
-use crate::doctor::Diagnosis;
+use crate::doctor::attack::Case;
+use crate::doctor::{self, Diagnosis};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::plan::explain;
-use crate::policy::Policy;
+use crate::policy::{NetworkMode, Policy};
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
 use crate::progress::{one_line, say};
@@ -136,7 +138,12 @@ fn explain(args: ExplainArgs, matches: &ArgMatches) -> Result<Exit> {
 }
 
 fn doctor(args: DoctorArgs) -> Result<Exit> {
-    let requests = library()?.levels().into_iter().map(|level| harmless(&level, args.state_dir.as_deref()));
+    if args.attack {
+        return besiege(&args);
+    }
+    let requests = library()?.levels().into_iter().map(|level| {
+        harmless(&options("--level".as_ref(), level.as_ref(), None, args.state_dir.as_deref()))
+    });
     let requests = requests.collect::<Result<Vec<_>>>()?;
     let diagnosis = Diagnosis::new(requests)?;
     if args.json {
@@ -147,14 +154,53 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     Ok(Exit::Agent(diagnosis.status()))
 }
 
-/// The request of a run that starts nothing, with the defaults that every run on this host has.
-fn harmless(level: &str, state_dir: Option<&Path>) -> Result<Request> {
-    let mut words: Vec<std::ffi::OsString> =
-        ["oubliette", "run", "--agent", "none", "--workspace", "fresh", "--level"].map(Into::into).into();
-    words.push(level.into());
+/// `doctor --attack`: two cells for every level that is asked for.
+fn besiege(args: &DoctorArgs) -> Result<Exit> {
+    let cells: Vec<(&str, OsString)> = match (&args.policy, &args.level) {
+        (Some(file), _) => vec![("--policy", file.into())],
+        (None, Some(level)) => vec![("--level", level.into())],
+        (None, None) => library()?.levels().into_iter().map(|level| ("--level", level.into())).collect(),
+    };
+    let cases = cells.into_iter().map(|(name, value)| {
+        let options = options(name.as_ref(), &value, args.network, args.state_dir.as_deref());
+        Ok(Case { request: harmless(&options)?, options: bounded(options) })
+    });
+    match doctor::attack::siege(cases.collect::<Result<Vec<_>>>()?)? {
+        Err(exit) => Ok(exit),
+        Ok(siege) => {
+            if args.json {
+                print_json(&siege)?;
+            } else {
+                print(&siege.text())?;
+            }
+            Ok(Exit::Agent(siege.status()))
+        }
+    }
+}
+
+/// Whatever an attack does, its cell ends.
+fn bounded(mut options: Vec<OsString>) -> Vec<OsString> {
+    options.extend(["--timeout", "5m", "--grace", "1s"].map(Into::into));
+    options
+}
+
+/// Options of `run` for a cell with any program and a workspace of its own.
+fn options(name: &OsStr, value: &OsStr, network: Option<NetworkMode>, state_dir: Option<&Path>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["--agent", "none", "--workspace", "fresh"].map(Into::into).into();
+    words.extend([name.into(), value.into()]);
+    if let Some(network) = network {
+        words.extend(["--network".into(), network.name().into()]);
+    }
     if let Some(path) = state_dir {
         words.extend(["--state-dir".into(), path.into()]);
     }
+    words
+}
+
+/// The request of a run that starts nothing, with the defaults that every run on this host has.
+fn harmless(options: &[OsString]) -> Result<Request> {
+    let mut words: Vec<OsString> = ["oubliette", "run"].map(Into::into).into();
+    words.extend_from_slice(options);
     words.extend(["--".into(), "/proc/self/exe".into()]);
     let wrong = |error: &clap::Error| wrong_words(error);
     let matches = Cli::command().try_get_matches_from(words).map_err(|error| wrong(&error))?;

@@ -1,6 +1,10 @@
 //! `doctor`: what this host offers, for every level. The same plan as a run's, after trying each step for real.
 #![forbid(unsafe_code)]
 
+pub mod attack;
+mod encounter;
+pub mod judge;
+
 use serde::Serialize;
 
 use crate::error::Result;

@@ -177,6 +177,40 @@ pub(super) fn unlink(t: &Target) -> Tried {
     })
 }
 
+/// Searches what it can read for the secret, wherever it may be: only regular files that are small and changed of late,
+/// and only some thousands of names, so that a large disk does not hold it up.
+pub(super) fn search(t: &Target) -> Tried {
+    let named = ["/tmp", "/dev/shm", "/var/tmp", "/run", "/var/lib", "/home"].map(PathBuf::from);
+    let mut dirs: Vec<PathBuf> = t.cell_dir.iter().chain(&t.state_dir).cloned().chain(named).collect();
+    dirs.reverse();
+    let (mut names, mut read) = (0, 0);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            names += 1;
+            if names > 20_000 || std::time::Instant::now() > until {
+                return Err(blocked(format!("not in {read} files")));
+            }
+            // Not followed: a link leads to what is met anyway, or to what is not a file.
+            let Ok(meta) = fs::symlink_metadata(entry.path()) else { continue };
+            if meta.is_dir() {
+                dirs.push(entry.path());
+            } else if meta.is_file() && meta.len() < 1 << 16 && is_young(&meta) {
+                read += 1;
+                if let Ok(proof) = t.read(&entry.path()) {
+                    return Ok(proof);
+                }
+            }
+        }
+    }
+    Err(blocked(format!("not in {read} files")))
+}
+
+fn is_young(meta: &fs::Metadata) -> bool {
+    let age = meta.modified().ok().and_then(|time| time.elapsed().ok());
+    age.is_none_or(|age| age < std::time::Duration::from_secs(600))
+}
+
 pub(super) fn cell_dir(t: &Target) -> Tried {
     let cell = t.cell_dir.as_deref().ok_or_else(|| absent("no cell_dir given"))?;
     let look = |name: &str| -> Tried {

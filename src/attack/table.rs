@@ -67,6 +67,7 @@ pub const ATTACKS: &[Attack] = &[
     row("list-shm", Class::Names, files::list_shm, "see the victim's name in /dev/shm", ""),
     row("read-shm-file", Class::Files, files::read_shm, "read a 0600 file in /dev/shm", ""),
     row("plant-tmp-name", Class::Names, files::plant, "take a name in the /tmp that the victim uses", "CWE-377"),
+    row("search-files", Class::Files, files::search, "search the files that changed of late for the secret", ""),
     row("cell-dir", Class::Files, files::cell_dir, "read the victim's cell from the host's side", ""),
     row("state-dir", Class::Names, files::state_dir, "list the cells of the host", ""),
     row("dot-dot", Class::Files, files::dot_dot, "climb out of the root by ..", "CVE-2024-21626"),

@@ -94,6 +94,8 @@ pub struct Target {
     pub state_dir: Option<PathBuf>,
     /// Added from outside: the attacker's own settings file, which it must not be able to change.
     pub settings: Option<PathBuf>,
+    /// Added from outside: attacks that must not be tried, and why.
+    pub untried: BTreeMap<String, String>,
     /// Added from outside: nothing else than victim and attacker can be reached by kill(-1).
     pub allow_kill_all: bool,
     /// Added from outside: process 1 is the attacker's own cell's.

@@ -5,10 +5,12 @@ mod damage;
 mod objects;
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+pub use damage::Damage;
 use damage::Watch;
 use objects::Objects;
 
@@ -29,7 +31,8 @@ pub fn victim(args: &[OsString]) -> ExitCode {
     let (nonce, again) = match given {
         Some(nonce) => (nonce.to_owned(), true),
         None => {
-            let nonce = format!("{:032x}", rand::random::<u128>());
+            let secret = credential().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+            let nonce: String = secret.chars().rev().collect();
             start_again(&nonce, hidden);
             (nonce, false)
         }
@@ -41,6 +44,14 @@ pub fn victim(args: &[OsString]) -> ExitCode {
             Exit::Refused.into()
         }
     }
+}
+
+/// The canary, where the victim is given one as an agent is given its credential.
+fn credential() -> Option<String> {
+    let number = std::env::var("OUBLIETTE_CREDENTIAL_FD").ok()?.parse().ok()?;
+    let mut text = String::new();
+    File::from(crate::sys::fds::take(number).ok()?).read_to_string(&mut text).ok()?;
+    Some(text.trim().to_owned()).filter(|secret| secret.len() == 32)
 }
 
 /// Comes back only when the program cannot be started again; then arguments and environment stay without the secret.

@@ -4,3 +4,4 @@ pub mod contain;
 pub mod ipc;
 pub mod kernel;
 pub mod process;
+pub mod session;

@@ -10,17 +10,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::objects::{Listener, Objects};
 use crate::attack::target::read_some;
 use crate::sys::attack::{ipc, process};
 
 /// One thing that was done to the victim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Damage {
-    object: String,
-    what: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// To what.
+    pub object: String,
+    /// What is not as it was.
+    pub what: String,
 }
 
 /// What is compared: name of the object, and its state in words.
