@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::plan::explain;
-use crate::policy::{NetworkMode, Policy};
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
+use crate::policy::{NetworkMode, Policy};
 use crate::progress::{one_line, say};
 use crate::request::{Config, Request};
 use crate::state::State;
@@ -141,9 +141,10 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     if args.attack {
         return besiege(&args);
     }
-    let requests = library()?.levels().into_iter().map(|level| {
-        harmless(&options("--level".as_ref(), level.as_ref(), None, args.state_dir.as_deref()))
-    });
+    let requests = library()?
+        .levels()
+        .into_iter()
+        .map(|level| harmless(&options("--level".as_ref(), level.as_ref(), None, args.state_dir.as_deref())));
     let requests = requests.collect::<Result<Vec<_>>>()?;
     let diagnosis = Diagnosis::new(requests)?;
     if args.json {

@@ -79,6 +79,9 @@ impl Scene<'_> {
         if let Some(why) = self.inapplicable(attack) {
             return Expected::NotApplicable { why: why.to_owned() };
         }
+        if self.lists_descriptors(attack) {
+            return Expected::Open { why: "UID 0 owns and lists /proc/PID/fd of what is not dumpable".into() };
+        }
         let Some(rule) = rules::of(attack) else {
             return Expected::Open { why: "no layer is said to stop it".into() };
         };
@@ -108,9 +111,18 @@ impl Scene<'_> {
         self.around.uid == 0 && self.attacker.identity == Identity::Caller
     }
 
+    /// A process that is not dumpable has its /proc owned by root, and an owner lists what it cannot open.
+    fn lists_descriptors(&self, attack: &str) -> bool {
+        let shown = self.holds(Stop::ProcRules).is_none();
+        let launchers = shown && self.holds(Stop::Pid).is_none();
+        self.is_root() && (attack == "init-fd" && shown || attack == "launcher-fd" && launchers)
+    }
+
     fn inapplicable(&self, attack: &str) -> Option<&'static str> {
         match attack {
-            "stop-init" | "kill-init" if self.holds(Stop::Pid).is_none() => Some("the cell has no process 1 of its own"),
+            "stop-init" | "kill-init" if self.holds(Stop::Pid).is_none() => {
+                Some("the cell has no process 1 of its own")
+            }
             "set-uid-victim" if self.holds(Stop::Uid).is_none() => Some("both have the same UID"),
             name if name.starts_with("settings-") && self.attacker.settings.is_none() => {
                 Some("the agent that attacks has no settings")

@@ -56,7 +56,8 @@ pub struct Case {
 /// # Errors
 /// A policy that cannot be used, a cell that did not start.
 pub fn siege(cases: Vec<Case>) -> Result<std::result::Result<Siege, Exit>> {
-    let program = std::env::current_exe().map_err(|error| Error::new("find this program", error).hint("mount /proc"))?;
+    let program =
+        std::env::current_exe().map_err(|error| Error::new("find this program", error).hint("mount /proc"))?;
     let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
     let (mut levels, mut encounters, mut host) = (Vec::new(), Vec::new(), None);
     for Case { request, mut options } in cases {

@@ -32,6 +32,7 @@ mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
+mod siege; // `doctor --attack`: what the plan promises about every attack against what the kernel does
 mod terminal; // keys, signals, sizes and modes between a person's shell and a cell
 mod two_users; // A's agent is the victim, B's tries everything, tier by tier
 

@@ -59,7 +59,8 @@ pub fn full() -> Host {
     }
 }
 
-fn plain() -> Host {
+/// A plain user who may make user namespaces.
+pub fn plain() -> Host {
     Host {
         uid: 1000,
         gid: 1000,
@@ -71,8 +72,13 @@ fn plain() -> Host {
     }
 }
 
+/// The plan of a run of any program at the level `balanced`.
+pub fn balanced(host: &Host) -> Plan {
+    Plan::new(&request(&[]), &level("balanced").value, &agent("none").value, host).unwrap()
+}
+
 /// Kinds of hosts by name.
-fn hosts() -> Vec<(String, Host)> {
+pub fn hosts() -> Vec<(String, Host)> {
     let none = || lacks("namespace");
     let mut all = vec![
         ("root".to_owned(), full()),

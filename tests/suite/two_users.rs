@@ -27,7 +27,7 @@ const LANDLOCK: [&str; 3] = ["landlock-fs", "landlock-net", "landlock-scope"];
 
 /// What stands between A and B.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tier {
+pub enum Tier {
     /// Modes and names: one UID, no namespace, no Landlock, no seccomp.
     Permissions,
     /// Landlock and seccomp: one UID, no namespace.
@@ -40,7 +40,7 @@ enum Tier {
 
 /// What B sees of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Net {
+pub enum Net {
     /// The host's.
     Host,
     /// The host's without a port.
@@ -52,7 +52,7 @@ enum Net {
 /// Attack; `X` where it works and `.` where it does not, in the tiers from permissions to full with the host's network
 /// (`?` where the host decides); and why it is open wherever it is open above permissions.
 #[rustfmt::skip]
-const MATRIX: &[(&str, &str, &str)] = &[
+pub const MATRIX: &[(&str, &str, &str)] = &[
     // Files and names.
     ("read-file", "X...", ""), ("list-dir", "X...", ""), ("hard-link-file", "X...", ""), ("symlink-file", "X...", ""),
     ("append-file", "X...", ""), ("truncate-file", "X...", ""), ("plant-file", "X...", ""), ("rename-dir", "X...", ""),
@@ -60,7 +60,8 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("stat-file", "XX..", NO_RIGHT), ("chdir-dir", "XX..", NO_RIGHT), ("inotify-dir", "XX..", NO_RIGHT),
     ("inotify-parent", "XX..", NO_RIGHT), ("chmod-file", "XX..", NO_RIGHT), ("touch-file", "XX..", NO_RIGHT),
     ("list-tmp", "X...", ""), ("read-tmp-file", "X...", ""), ("list-shm", "X...", ""), ("read-shm-file", "X...", ""),
-    ("plant-tmp-name", "X...", ""), ("cell-dir", "X...", ""), ("state-dir", "X...", ""), ("dot-dot", "X...", ""),
+    ("plant-tmp-name", "X...", ""), ("search-files", "X...", ""),
+    ("cell-dir", "X...", ""), ("state-dir", "X...", ""), ("dot-dot", "X...", ""),
     ("write-outside", "?...", ""), ("foreign-hard-link", "?...", ""),
     // What was left open, and terminals: the launcher closes and replaces them, whatever the host lacks.
     ("leaked-dir-open", "....", ""), ("leaked-dir-list", "....", ""), ("leaked-dir-climb", "....", ""),
@@ -95,7 +96,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("set-uid-root", "....", ""), ("set-uid-victim", "....", ""), ("set-groups", "....", ""),
     ("set-capabilities", "....", ""), ("set-id-programs", "....", ""), ("write-sysctl", "....", ""),
     ("write-core-pattern", "....", ""), ("write-sysrq", "....", ""), ("read-kcore", "....", ""), ("read-keys", "?...", ""),
-    ("read-timers", "....", ""), ("read-firmware", "?...", ""), ("write-cgroup", "....", ""),
+    ("read-timers", "....", ""), ("read-firmware", "?...", ""), ("write-cgroup", "?...", ""),
     // Scheduling and limits.
     ("raise-limits", "....", ""), ("raise-nice", "....", ""), ("real-time", "....", ""), ("oom-score", "....", ""),
     ("prlimit", "X...", ""), ("setpriority", "X...", ""), ("sched-setaffinity", "X...", ""),
@@ -126,7 +127,8 @@ const DAMAGE_UNDER_LANDLOCK: [&str; 7] = [
 ];
 
 impl Tier {
-    fn off(self) -> Vec<&'static str> {
+    /// The layers that it lacks.
+    pub fn off(self) -> Vec<&'static str> {
         match self {
             Tier::Permissions => NAMESPACES.into_iter().chain(["uid"]).chain(LANDLOCK).chain(["seccomp"]).collect(),
             Tier::Landlock => NAMESPACES.into_iter().chain(["uid"]).collect(),
@@ -136,7 +138,7 @@ impl Tier {
     }
 
     /// What the matrix says.
-    fn expected(self, net: Net, row: &(&str, &str, &str)) -> char {
+    pub fn expected(self, net: Net, row: &(&str, &str, &str)) -> char {
         let closed = match row.0 {
             "proc-net" => net == Net::None && self != Tier::Permissions,
             name => net != Net::Host && BY_NETWORK.contains(&name),
@@ -266,7 +268,7 @@ fn meet(who: Who, tier: Tier, net: Net, damage: Option<&[&str]>) {
 }
 
 /// A plan for these layers, so that a host without one skips by name.
-fn offers(who: Who, tier: Tier) -> bool {
+pub fn offers(who: Who, tier: Tier) -> bool {
     if who == Who::Root && !need::as_root() {
         return false;
     }

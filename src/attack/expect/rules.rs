@@ -131,7 +131,9 @@ const RULES: &[Rule] = &[
     rule(&["overwrite-program"], &[Root, Files, Uid, ForeignProgram], "the agent's UID owns the launcher's program"),
     // Processes.
     rule(&["see-pid", "see-strangers", "proc-cmdline", "proc-status"], &[Pid, ProcRules], ONE_PROC),
-    rule(&["proc-environ", "proc-maps", "proc-fd-list", "proc-fd-open"], &[Pid, UidInProc, Domain], TRACE),
+    rule(&["proc-environ", "proc-maps", "proc-fd-open"], &[Pid, UidInProc, Domain], TRACE),
+    // Its list is a directory of the owner's: the kernel asks for tracing only where a descriptor is looked at.
+    rule(&["proc-fd-list"], &[Pid, UidInProc, ProcRules], ONE_PROC),
     rule(&["proc-cwd", "proc-root", "proc-mem"], &[Pid, Uid, Domain], TRACE),
     rule(&["process-vm-readv", "process-vm-writev", "ptrace-seize"], &[Pid, Uid, Domain, Tracing], TRACE),
     rule(&["pidfd-getfd", "kcmp"], &[Pid, Uid, Domain, Filter], TRACE),
