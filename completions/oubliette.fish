@@ -126,7 +126,14 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l json -d 
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l policy -d 'Attack cells with the policy of this file' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l network -d 'The network of the attacked cells (default: the level\'s)' -r -f -a "host\t'The host\'s network'
+none\t'A namespace with nothing but its own loopback'"
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -s l -l level -d 'Attack cells of this level only (default: of every level)' -r -f -a "paranoid\t''
+balanced\t''
+developer\t''"
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l attack -d 'Start two cells and let a hostile agent in the one attack the other'
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l json -d 'Machine-readable output'
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"

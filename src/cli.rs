@@ -22,6 +22,7 @@ use crate::policy::NetworkMode;
   oubliette run --user alice --credential-file token --level balanced -- claude -p 'fix the tests'
   oubliette explain --level paranoid -- claude -p hi    what would happen, layer by layer
   oubliette doctor                                      what this host offers
+  oubliette doctor --attack                             let a hostile agent try it
   oubliette sweep                                       remove what dead runs left (cron)
 
 Exit status: the agent's own; 124 deadline; 125 refused or failed before the agent ran;

@@ -87,7 +87,9 @@ pub(super) fn limit(t: &Target) -> Tried {
 }
 
 pub(super) fn renice(t: &Target) -> Tried {
-    t.each_victim(|pid| Ok(process::renice(pid, 5).map(|()| "nice set".into())?))
+    // Higher than the victim's, which started as we did: taking niceness back is another right.
+    let nicer = (process::nice() + 1).min(19);
+    t.each_victim(|pid| Ok(process::renice(pid, nicer).map(|()| "nice set".into())?))
 }
 
 pub(super) fn affinity(t: &Target) -> Tried {

@@ -5,7 +5,6 @@ mod damage;
 mod objects;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -50,7 +49,7 @@ pub fn victim(args: &[OsString]) -> ExitCode {
 fn credential() -> Option<String> {
     let number = std::env::var("OUBLIETTE_CREDENTIAL_FD").ok()?.parse().ok()?;
     let mut text = String::new();
-    File::from(crate::sys::fds::take(number).ok()?).read_to_string(&mut text).ok()?;
+    crate::sys::fds::take(number).ok()?.read_to_string(&mut text).ok()?;
     Some(text.trim().to_owned()).filter(|secret| secret.len() == 32)
 }
 

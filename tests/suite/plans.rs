@@ -72,9 +72,9 @@ pub fn plain() -> Host {
     }
 }
 
-/// The plan of a run of any program at the level `balanced`.
-pub fn balanced(host: &Host) -> Plan {
-    Plan::new(&request(&[]), &level("balanced").value, &agent("none").value, host).unwrap()
+/// The plan of a run of this agent at this level.
+pub fn plan(host: &Host, agent_name: &str, level_name: &str) -> Plan {
+    Plan::new(&request(&[]), &level(level_name).value, &agent(agent_name).value, host).unwrap()
 }
 
 /// Kinds of hosts by name.

@@ -13,7 +13,7 @@ use oubliette::doctor::{Diagnosis, LevelReport};
 use serde_json::Value;
 
 use crate::need;
-use crate::plans::{balanced, hosts, plain};
+use crate::plans::{hosts, plain, plan};
 use crate::stage::{Done, Running, Stage, Who, output, wait_for};
 use crate::two_users::{MATRIX, Net, Tier, offers};
 
@@ -162,7 +162,7 @@ const AROUND: Around = Around { uid: 1000, open_proc: false, init_is_ours: false
 
 #[test]
 fn what_contradicts_the_plan_is_a_failure() {
-    let plan = balanced(&plain());
+    let plan = plan(&plain(), "none", "balanced");
     let scene = Scene { victim: &plan, attacker: &plan, around: AROUND };
     assert!(matches!(scene.expect("read-file"), Expected::Blocked { .. }));
     assert!(matches!(scene.expect("udp-send"), Expected::Open { .. }));
@@ -201,7 +201,7 @@ fn what_contradicts_the_plan_is_a_failure() {
 
 #[test]
 fn every_attack_has_a_rule() {
-    let plan = balanced(&plain());
+    let plan = plan(&plain(), "none", "balanced");
     let scene = Scene { victim: &plan, attacker: &plan, around: AROUND };
     for attack in ATTACKS {
         let said = scene.expect(attack.name);
@@ -209,11 +209,34 @@ fn every_attack_has_a_rule() {
     }
 }
 
+/// The matrix row by row, also those about settings, for hosts made by hand.
+#[test]
+fn the_promise_is_the_matrix() {
+    let tiers = [
+        ("root", Tier::Full),
+        ("plain user", Tier::Full),
+        ("container root", Tier::Uid),
+        ("plain user, no user namespaces", Tier::Landlock),
+        ("nothing", Tier::Permissions),
+    ];
+    for (name, tier) in tiers {
+        let (_, host) = hosts().into_iter().find(|(known, _)| known == name).unwrap();
+        let plan = plan(&host, "claude", "developer");
+        let scene = Scene { victim: &plan, attacker: &plan, around: Around { uid: host.uid, ..AROUND } };
+        for row in MATRIX {
+            let expected = scene.expect(row.0);
+            let open = matches!(expected, Expected::Open { .. });
+            let wanted = tier.expected(Net::Host, row);
+            assert_eq!(open, wanted != '.', "{} is {wanted} in {tier:?} ({name}), and not {expected:?}", row.0);
+        }
+    }
+}
+
 /// Measured under gVisor, whose kernel does not guard /proc by UID.
 #[test]
 fn what_is_open_under_gvisor_is_said_beforehand() {
     let (_, host) = hosts().into_iter().find(|(name, _)| name == "gVisor, root").unwrap();
-    let plan = balanced(&host);
+    let plan = plan(&host, "none", "balanced");
     let around = Around { uid: 0, open_proc: true, ..AROUND };
     let scene = Scene { victim: &plan, attacker: &plan, around };
     let open = |name: &&str| matches!(scene.expect(name), Expected::Open { .. });
