@@ -114,7 +114,7 @@ impl Scene<'_> {
     /// A process that is not dumpable has its /proc owned by root, and an owner lists what it cannot open.
     fn lists_descriptors(&self, attack: &str) -> bool {
         let shown = self.holds(Stop::ProcRules).is_none();
-        let launchers = shown && self.holds(Stop::Pid).is_none();
+        let launchers = shown && self.holds(Stop::OwnProc).is_none();
         self.is_root() && (attack == "init-fd" && shown || attack == "launcher-fd" && launchers)
     }
 
@@ -142,6 +142,7 @@ impl Scene<'_> {
         let powerless = plan.enforces(Layer::Capabilities) || !self.is_root();
         match stop {
             Stop::Root | Stop::Pid | Stop::Ipc | Stop::Net => has(stop.layer()?),
+            Stop::OwnProc => when(own_proc && plan.enforces(Layer::Pid), "pid"),
             // A UID protects its owner: both must have one of their own.
             Stop::Uid => when(plan.identity != Identity::Caller && self.victim.identity != Identity::Caller, "uid"),
             Stop::UidInProc => self.holds(Stop::Uid).filter(|_| !self.around.open_proc),

@@ -87,11 +87,13 @@ fn a_plain_user_finds_what_the_plan_says_in_each_tier() {
 /// Layers that the tiers only have together, each missing by itself.
 #[test]
 fn the_plan_is_right_about_each_missing_layer() {
-    const OFF: [&[&str]; 8] = [
+    const OFF: [&[&str]; 10] = [
         &["seccomp"],
         &["landlock-fs", "landlock-net", "landlock-scope"],
         &["landlock-scope"],
+        &["root", "landlock-fs", "landlock-net", "landlock-scope"],
         &["pid"],
+        &["root", "landlock-fs", "seccomp", "uid"],
         &["ipc", "uts"],
         &["uid"],
         &["pid", "root", "ipc", "uts", "net", "landlock-fs", "landlock-net", "landlock-scope"],

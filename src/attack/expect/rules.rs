@@ -10,6 +10,8 @@ pub enum Stop {
     Root,
     /// A PID namespace.
     Pid,
+    /// The same with a /proc of its own: without one the host's lists everybody all the same.
+    OwnProc,
     /// An IPC namespace.
     Ipc,
     /// A network namespace.
@@ -95,7 +97,7 @@ pub(super) fn of(attack: &str) -> Option<&'static Rule> {
 
 const ONE_UID: &str = "both agents have one UID, and neither a private root nor Landlock is between them";
 const NO_RIGHT: &str = "Landlock has no right for it, and both agents have one UID and one root";
-const ONE_PROC: &str = "/proc lists every process: there is no PID namespace";
+const ONE_PROC: &str = "the host's /proc lists every process";
 const TRACE: &str = "both agents have one UID, and the kernel lets a UID trace itself";
 const NO_FILTER: &str = "there is no seccomp filter against it";
 const HOST_NET: &str = "the host's network is asked for, and the level allows it";
@@ -105,8 +107,8 @@ const KILL: &str = "both agents have one UID, and nothing keeps signals in the c
 
 use Stop::{
     Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, MaskedProc, Net,
-    NewNamespaces, NoNewPrivs, OtherProcesses, Pid, Plain, Ports, Powerless, ProcRules, ReadOnlyProc, Root, Scope,
-    Tracing, Udp, Uid, UidInProc,
+    NewNamespaces, NoNewPrivs, OtherProcesses, OwnProc, Pid, Plain, Ports, Powerless, ProcRules, ReadOnlyProc, Root,
+    Scope, Tracing, Udp, Uid, UidInProc,
 };
 
 #[rustfmt::skip]
@@ -130,23 +132,25 @@ const RULES: &[Rule] = &[
     rule(&["tiocsti", "tioclinux"], &[Filter, Launcher], ""),
     rule(&["overwrite-program"], &[Root, Files, Uid, ForeignProgram], "the agent's UID owns the launcher's program"),
     // Processes.
-    rule(&["see-pid", "see-strangers", "proc-cmdline", "proc-status"], &[Pid, ProcRules], ONE_PROC),
-    rule(&["proc-environ", "proc-maps", "proc-fd-open"], &[Pid, UidInProc, Domain], TRACE),
+    rule(&["see-pid", "see-strangers", "proc-cmdline", "proc-status"], &[OwnProc, ProcRules], ONE_PROC),
+    rule(&["proc-environ", "proc-maps", "proc-fd-open"], &[OwnProc, UidInProc, Domain], TRACE),
     // Its list is a directory of the owner's: the kernel asks for tracing only where a descriptor is looked at.
-    rule(&["proc-fd-list"], &[Pid, UidInProc, ProcRules], ONE_PROC),
-    rule(&["proc-cwd", "proc-root", "proc-mem"], &[Pid, Uid, Domain], TRACE),
+    rule(&["proc-fd-list"], &[OwnProc, UidInProc, ProcRules], ONE_PROC),
+    rule(&["proc-cwd", "proc-root", "proc-mem"], &[OwnProc, Uid, Domain], TRACE),
     rule(&["process-vm-readv", "process-vm-writev", "ptrace-seize"], &[Pid, Uid, Domain, Tracing], TRACE),
     rule(&["pidfd-getfd", "kcmp"], &[Pid, Uid, Domain, Filter], TRACE),
     rule(&["setns-victim", "setns-init"], &[Filter, Powerless], POWER),
-    rule(&["launcher-environ", "launcher-fd"], &[Pid, UidInProc, Domain, Hidden],
+    rule(&["launcher-environ", "launcher-fd"], &[OwnProc, UidInProc, Domain, Hidden],
         "this kernel shows them of every process, whoever asks"),
-    rule(&["launcher-mem", "launcher-ptrace"], &[Pid, Uid, Domain, Hidden, Tracing], TRACE),
+    rule(&["launcher-mem"], &[OwnProc, Uid, Domain, Hidden], TRACE),
+    rule(&["launcher-ptrace"], &[Pid, Uid, Domain, Hidden, Tracing], TRACE),
     rule(&["launcher-signal", "kill-usr1", "pidfd-signal", "kill-victim"], &[Pid, Uid, Scope], KILL),
     rule(&["kill-all"], &[Pid, Uid, Scope, OtherProcesses], KILL),
     rule(&["stop-init", "kill-init"], &[Pid], KILL),
-    rule(&["init-environ", "init-root", "init-fd"], &[Pid, Domain, ForeignInit],
+    rule(&["init-environ", "init-root", "init-fd"], &[OwnProc, Domain, ForeignInit],
         "the host's process 1 is shown to this UID"),
-    rule(&["init-mem", "init-ptrace"], &[Pid, Domain, ForeignInit, Tracing], "the host's process 1 has this UID"),
+    rule(&["init-mem"], &[OwnProc, Domain, ForeignInit], "the host's process 1 has this UID"),
+    rule(&["init-ptrace"], &[Pid, Domain, ForeignInit, Tracing], "the host's process 1 has this UID"),
     // Sockets and the network.
     rule(&["abstract-socket"], &[Net, Scope], "abstract names belong to the network that both share"),
     rule(&["tcp-connect", "tcp-mapped"], &[Net, Internet, Ports], HOST_NET),
