@@ -39,8 +39,9 @@ pub enum Expected {
 pub struct Around {
     /// The launcher's UID.
     pub uid: u32,
-    /// Other UIDs open descriptors, environments and maps of a process, as under gVisor.
-    pub open_proc: bool,
+    /// The kernel guards less than Linux by UID and by capability, as gVisor's does: other UIDs open descriptors,
+    /// environments and maps of a process.
+    pub lenient: bool,
     /// The host's process 1 has the launcher's UID and no more rights than a plain user.
     pub init_is_ours: bool,
     /// The launcher's UID may write to the launcher's program.
@@ -55,7 +56,7 @@ impl Around {
         let program = std::env::current_exe().unwrap_or_default();
         Around {
             uid: host.uid,
-            open_proc: !host.private_descriptors,
+            lenient: !host.private_descriptors,
             init_is_ours: host.uid != 0 && init == Some(host.uid),
             program_is_ours: nix::unistd::access(&program, nix::unistd::AccessFlags::W_OK).is_ok(),
         }
@@ -96,6 +97,7 @@ impl Scene<'_> {
         let alone = self.holds(Stop::Pid).is_some() || self.holds(Stop::Uid).is_some();
         match attack {
             "kill-all" if !alone => Some("it would signal every process of this user"),
+            "kill-init" if open() => Some("the attacker could not report the end of its own cell"),
             "kill-victim" if open() => Some("the victim must live to remove what it made; kill-usr1 shows the right"),
             "init-ptrace" | "init-mem" if open() => Some("process 1 is not one of ours"),
             "foreign-terminals" | "block-devices" | "kernel-devices" if open() => {
@@ -142,10 +144,11 @@ impl Scene<'_> {
         let powerless = plan.enforces(Layer::Capabilities) || !self.is_root();
         match stop {
             Stop::Root | Stop::Pid | Stop::Ipc | Stop::Net => has(stop.layer()?),
+            Stop::OwnInit => has(Layer::Pid).filter(|_| !self.around.lenient),
             Stop::OwnProc => when(own_proc && plan.enforces(Layer::Pid), "pid"),
             // A UID protects its owner: both must have one of their own.
             Stop::Uid => when(plan.identity != Identity::Caller && self.victim.identity != Identity::Caller, "uid"),
-            Stop::UidInProc => self.holds(Stop::Uid).filter(|_| !self.around.open_proc),
+            Stop::UidInProc => self.holds(Stop::Uid).filter(|_| !self.around.lenient),
             Stop::Files => when(files, "landlock-fs"),
             // The rule for a private root shows all of its /proc; without one only files of no process are shown.
             Stop::ProcRules => when(files && plan.root.is_none(), "landlock-fs"),
@@ -166,13 +169,14 @@ impl Scene<'_> {
             Stop::Internet => when(filter.is_some_and(|filter| !filter.inet), "seccomp"),
             Stop::Udp => when(filter.is_some_and(|filter| !filter.udp), "seccomp"),
             Stop::Powerless => when(powerless, "capabilities"),
+            Stop::PowerlessOnLinux => when(powerless && !self.around.lenient, "capabilities"),
             Stop::Plain => when(powerless && !self.is_root(), "uid of a plain user"),
             Stop::NoNewPrivs => has(Layer::NoNewPrivs),
             Stop::MaskedProc => when(own_proc, "root"),
             Stop::ReadOnlyProc => when(plan.root.as_ref().is_some_and(|root| !root.writable_proc), "root"),
-            Stop::ForeignInit => when(!self.around.init_is_ours && !self.around.open_proc, "uid of process 1"),
+            Stop::ForeignInit => when(!self.around.init_is_ours && !self.around.lenient, "uid of process 1"),
             Stop::ForeignProgram => when(!self.around.program_is_ours, "mode of the program"),
-            Stop::Hidden => when(!self.around.open_proc, "launcher (not dumpable)"),
+            Stop::Hidden => when(!self.around.lenient, "launcher (not dumpable)"),
             Stop::Launcher => Some("launcher"),
         }
     }

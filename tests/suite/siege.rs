@@ -160,7 +160,7 @@ fn all_blocked() -> Vec<Told> {
     ATTACKS.iter().map(|attack| told(attack.name)).collect()
 }
 
-const AROUND: Around = Around { uid: 1000, open_proc: false, init_is_ours: false, program_is_ours: false };
+const AROUND: Around = Around { uid: 1000, lenient: false, init_is_ours: false, program_is_ours: false };
 
 #[test]
 fn what_contradicts_the_plan_is_a_failure() {
@@ -239,7 +239,7 @@ fn the_promise_is_the_matrix() {
 fn what_is_open_under_gvisor_is_said_beforehand() {
     let (_, host) = hosts().into_iter().find(|(name, _)| name == "gVisor, root").unwrap();
     let plan = plan(&host, "none", "balanced");
-    let around = Around { uid: 0, open_proc: true, ..AROUND };
+    let around = Around { uid: 0, lenient: true, ..AROUND };
     let scene = Scene { victim: &plan, attacker: &plan, around };
     let open = |name: &&str| matches!(scene.expect(name), Expected::Open { .. });
     let named =

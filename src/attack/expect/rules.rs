@@ -12,6 +12,8 @@ pub enum Stop {
     Pid,
     /// The same with a /proc of its own: without one the host's lists everybody all the same.
     OwnProc,
+    /// A PID namespace whose first process cannot be signalled from inside, as on Linux.
+    OwnInit,
     /// An IPC namespace.
     Ipc,
     /// A network namespace.
@@ -46,6 +48,8 @@ pub enum Stop {
     Udp,
     /// No capability.
     Powerless,
+    /// The same, where the kernel asks for capabilities as Linux does.
+    PowerlessOnLinux,
     /// No capability, and not UID 0, who owns the files.
     Plain,
     /// `no_new_privs`.
@@ -107,8 +111,8 @@ const KILL: &str = "both agents have one UID, and nothing keeps signals in the c
 
 use Stop::{
     Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, MaskedProc, Net,
-    NewNamespaces, NoNewPrivs, OtherProcesses, OwnProc, Pid, Plain, Ports, Powerless, ProcRules, ReadOnlyProc, Root,
-    Scope, Tracing, Udp, Uid, UidInProc,
+    NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Pid, Plain, Ports, Powerless, PowerlessOnLinux,
+    ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid, UidInProc,
 };
 
 #[rustfmt::skip]
@@ -146,7 +150,7 @@ const RULES: &[Rule] = &[
     rule(&["launcher-ptrace"], &[Pid, Uid, Domain, Hidden, Tracing], TRACE),
     rule(&["launcher-signal", "kill-usr1", "pidfd-signal", "kill-victim"], &[Pid, Uid, Scope], KILL),
     rule(&["kill-all"], &[Pid, Uid, Scope, OtherProcesses], KILL),
-    rule(&["stop-init", "kill-init"], &[Pid], KILL),
+    rule(&["stop-init", "kill-init"], &[OwnInit], "this kernel does not drop such a signal; it ends the own cell"),
     rule(&["init-environ", "init-root", "init-fd"], &[OwnProc, Domain, ForeignInit],
         "the host's process 1 is shown to this UID"),
     rule(&["init-mem"], &[OwnProc, Domain, ForeignInit], "the host's process 1 has this UID"),
@@ -171,8 +175,9 @@ const RULES: &[Rule] = &[
     rule(&["mount", "fsopen", "open-tree", "chroot"], &[NewNamespaces, Powerless], POWER),
     rule(&["open-by-handle"], &[Filter, Powerless], POWER),
     // Privilege and the kernel's files.
-    rule(&["mknod", "set-uid-victim", "set-groups", "set-capabilities", "raise-limits", "raise-nice", "real-time",
-        "oom-score"], &[Powerless], POWER),
+    // gVisor asks for no capability here: its niceness and its score decide nothing, and its nodes lead to no device.
+    rule(&["mknod", "raise-nice", "oom-score"], &[PowerlessOnLinux], "this kernel asks for no capability here"),
+    rule(&["set-uid-victim", "set-groups", "set-capabilities", "raise-limits", "real-time"], &[Powerless], POWER),
     rule(&["set-uid-root"], &[Plain], "the launcher is root and lends the agent no other UID"),
     rule(&["set-id-programs"], &[NoNewPrivs, Root], "set-id programs count"),
     rule(&["write-sysctl", "write-core-pattern", "write-sysrq"], &[ReadOnlyProc, Files, Plain],
