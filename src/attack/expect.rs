@@ -97,7 +97,7 @@ impl Scene<'_> {
         let alone = self.holds(Stop::Pid).is_some() || self.holds(Stop::Uid).is_some();
         match attack {
             "kill-all" if !alone => Some("it would signal every process of this user"),
-            "kill-init" if open() => Some("the attacker could not report the end of its own cell"),
+            "stop-init" | "kill-init" if open() => Some("it would end the attacker's own cell and nobody else's"),
             "kill-victim" if open() => Some("the victim must live to remove what it made; kill-usr1 shows the right"),
             "init-ptrace" | "init-mem" if open() => Some("process 1 is not one of ours"),
             "foreign-terminals" | "block-devices" | "kernel-devices" if open() => {

@@ -247,3 +247,20 @@ fn the_real_agent_edits_a_file() {
         assert!(answers.iter().all(|answer| !answer.is_error), "{uid}: {answers:?}");
     }
 }
+
+/// The plan names beforehand what one agent can do to another here.
+#[test]
+fn the_attack_finds_what_the_plan_says() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    for uid in [0, USER] {
+        let script = "$O doctor --attack --json --level developer --state-dir /tmp/state; echo \"status $?\" >&2; echo /tmp/state/cells/* >&2";
+        let ended = sandbox.run(uid, "none", script);
+        let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let said: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+        let rows = said["encounters"][0]["attacks"].as_array().unwrap();
+        let broken: Vec<&Value> = rows.iter().filter(|row| row["broken"] != false).collect();
+        assert!(broken.is_empty(), "{uid}: {broken:#?}");
+        assert!(said["encounters"][0]["kept"] == true, "{uid}: {}", said["encounters"][0]["damage"]);
+        assert_eq!(errors, "status 1\n/tmp/state/cells/*\n", "{uid}: no cell is left");
+    }
+}
