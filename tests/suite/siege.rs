@@ -241,13 +241,13 @@ fn what_is_open_under_gvisor_is_said_beforehand() {
     let plan = plan(&host, "none", "balanced");
     let around = Around { uid: 0, lenient: true, ..AROUND };
     let scene = Scene { victim: &plan, attacker: &plan, around };
-    let open = |name: &&str| matches!(scene.expect(name), Expected::Open { .. });
+    let open = |name: &str| matches!(scene.expect(name), Expected::Open { .. });
     let named =
         ["proc-environ", "proc-fd-open", "proc-cmdline", "inotify-dir", "see-pid", "abstract-socket", "list-shm"];
-    assert!(named.iter().all(|name| open(&name)), "{named:?}");
+    assert!(named.iter().all(|name| open(name)), "{named:?}");
     let closed =
         ["read-file", "read-tmp-file", "kill-usr1", "prlimit", "setpriority", "sysv-shm", "proc-mem", "kill-all"];
-    assert!(!closed.iter().any(|name| open(&name)), "{closed:?}");
+    assert!(!closed.iter().any(|name| open(name)), "{closed:?}");
 }
 
 /// A siege that is stopped as soon as its victim lives.
@@ -256,8 +256,9 @@ fn stopped(stage: &Stage, who: Who) -> Running {
     command.args(["doctor", "--attack", "--state-dir"]).arg(stage.state(who)).stdin(Stdio::null());
     let running = Running::start(&mut command);
     wait_for("the victim's cell", || {
-        let records = stage.cells(who).into_iter().filter_map(|cell| fs::read_to_string(cell.join("cell.json")).ok());
-        records.filter(|record| record.contains("doctor-victim")).last()
+        let mut records =
+            stage.cells(who).into_iter().filter_map(|cell| fs::read_to_string(cell.join("cell.json")).ok());
+        records.find(|record| record.contains("doctor-victim"))
     });
     kill(Pid::from_raw(running.pid()), Signal::SIGSTOP).unwrap();
     running
