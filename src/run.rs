@@ -121,6 +121,8 @@ fn refused(known: &mut Report, refusal: Refusal) -> Error {
 /// # Errors
 /// Something failed that says nothing of the host: a full disk, no UID left.
 pub fn rehearse(job: &mut Job) -> Result<()> {
+    // As in a run: what a child can open of the launcher is part of what is tried.
+    hide_launcher()?;
     let signals = take_signals()?;
     let mut host = job.host.clone();
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };

@@ -150,7 +150,7 @@ fn ours(path: &std::path::Path, cell: &OsStr) -> bool {
 /// environment or mounts still name the cell. Its name is 128 random bits, so nothing else does; a directory of any
 /// other name is no cell, and may be called like what every process has in its environment. Gives whether none is
 /// left.
-fn kill_inside(state: &State, name: &OsStr) -> bool {
+pub fn kill_inside(state: &State, name: &OsStr) -> bool {
     if !crate::cell::is_id(name) {
         return true;
     }

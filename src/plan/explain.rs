@@ -143,15 +143,22 @@ fn process(plan: &Plan) -> Vec<String> {
         }
         Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
     };
-    vec![
+    let mut lines = vec![
         format!("program     {}", plan.program.display()),
         format!("arguments   {}", arguments.join(" ").escape_debug()),
         format!("UID         {identity}"),
         format!("credential  {credential}"),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
-    ]
+    ];
+    if !plan.private_descriptors && !(plan.namespaces.pid && plan.root.is_some()) {
+        lines.push(OPEN.into());
+    }
+    lines
 }
+
+/// What no layer closes where /proc asks nobody who he is.
+const OPEN: &str = "open here   environment, memory maps and descriptors of every process, whatever its UID";
 
 /// What bounds the cell, and what only each process of it.
 fn limits(plan: &Plan) -> String {

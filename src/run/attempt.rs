@@ -241,6 +241,7 @@ impl Run<'_> {
             plan,
             places,
             launcher: self.launcher,
+            launcher_pid: std::process::id(),
             agent: *agent,
             hand_out: tree.is_some() && outputs.as_ref().is_some_and(Outputs::any),
             tree,
@@ -268,7 +269,7 @@ impl Run<'_> {
             Err(failure) => (None, Some(failure)),
         };
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
-        let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), errno))?;
+        let outcome = watched.map_err(|errno| self.abandon(plan, watch.child, lease.as_ref(), &cell.id, errno))?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
         let ended = Instant::now();
         self.progress.stage(Stage::Ended, || match &outcome {
@@ -277,7 +278,7 @@ impl Run<'_> {
         });
         let peak = cgroup.as_ref().and_then(Cgroup::peak);
         drop(cgroup);
-        let dead = self.end_all(plan, lease.as_ref());
+        let dead = self.end_all(plan, lease.as_ref(), &cell.id);
         self.progress.stage(Stage::Killed, || "every process is dead".into());
         let outcome = match (outcome, watch.drain()) {
             (Outcome::Ran(_), Some(not_in_force)) => Outcome::Ran(not_in_force),
@@ -300,10 +301,10 @@ impl Run<'_> {
     }
 
     /// The launcher cannot watch any more: nothing of the cell goes on unwatched.
-    fn abandon(&self, plan: &Plan, child: Pid, lease: Option<&Lease>, errno: Errno) -> Error {
+    fn abandon(&self, plan: &Plan, child: Pid, lease: Option<&Lease>, cell: &str, errno: Errno) -> Error {
         let _ = kill(child, Signal::SIGKILL);
         let _ = waitpid(child, None);
-        self.end_all(plan, lease);
+        self.end_all(plan, lease, cell);
         Error::new("watch the agent", errno)
     }
 
@@ -341,12 +342,15 @@ impl Run<'_> {
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, else one after the other.
-    fn end_all(&self, plan: &Plan, lease: Option<&Lease>) -> bool {
-        if plan.namespaces.pid {
+    fn end_all(&self, plan: &Plan, lease: Option<&Lease>, cell: &str) -> bool {
+        if plan.namespaces.pid && self.job.host.orphans {
             return true;
         }
         // Reaped first: a zombie counts as a process of the UID.
-        end_orphans() && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
+        let ended = plan.namespaces.pid || end_orphans();
+        // gVisor brings the launcher no orphans, and does not wait for a namespace to be empty.
+        let named = self.job.host.orphans || crate::sweep::kill_inside(&self.state, cell.as_ref());
+        ended && named && lease.is_none_or(|lease| uids::kill_all(lease.uid.as_raw()))
     }
 
     fn write_outputs(
