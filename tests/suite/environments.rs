@@ -1,6 +1,7 @@
 //! The real program in the environments that services run it in: Linux as root and as a plain user, containers, gVisor.
 //! Each declares what it must enforce and what it cannot keep apart.
 
+mod agent; // the real agent makes an edit under gVisor
 mod filter; // seccomp filters of a container runtime and of an old kernel
 mod sandbox; // makes an environment and runs a script in it
 
@@ -29,7 +30,7 @@ const AS_ROOT: (&str, &str) = ("uid", "run as root with CAP_SETUID");
 impl Expected {
     /// Runs the checks and compares each. Nothing where the environment cannot be made here.
     fn check(&self, name: &'static str) {
-        let sandbox = Sandbox { kind: self.kind, uid: self.uid };
+        let sandbox = Sandbox { kind: self.kind, uid: self.uid, host_network: false };
         if !need::as_root() || !sandbox.there() {
             return;
         }
@@ -172,7 +173,7 @@ fn a_container_as_a_plain_user() {
 #[test]
 fn a_container_without_proc_is_refused() {
     for uid in [0, PLAIN] {
-        let sandbox = Sandbox { kind: Kind::NoProc, uid };
+        let sandbox = Sandbox { kind: Kind::NoProc, uid, host_network: false };
         if !need::as_root() || !sandbox.there() {
             return;
         }

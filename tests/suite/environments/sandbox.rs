@@ -59,6 +59,8 @@ pub enum Kind {
 pub struct Sandbox {
     pub kind: Kind,
     pub uid: u32,
+    /// gVisor's network is the host's, since a model must be reached.
+    pub host_network: bool,
 }
 
 /// A directory with what is shown at /mnt.
@@ -100,8 +102,9 @@ impl Sandbox {
             let config = self.bundle(scratch.0.path(), variables, words);
             fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
             let id = format!("oubliette-test-{:016x}", rand::random::<u64>());
+            let network = if self.host_network { "--network=host" } else { "--network=none" };
             command.arg("runsc").arg("--root").arg(bundle.path().join("state"));
-            command.args(["--network=none", "--platform=ptrace", "--rootless", "--ignore-cgroups", "run", "--bundle"]);
+            command.args([network, "--platform=ptrace", "--rootless", "--ignore-cgroups", "run", "--bundle"]);
             command.arg(bundle.path()).arg(id);
             return finish(&mut command);
         }
@@ -166,7 +169,9 @@ impl Sandbox {
         let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
         let variables = variables.iter().map(|(name, value)| format!("{name}={value}"));
         let fixed = ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp"].map(str::to_owned);
-        let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
+        let kinds = ["pid", "network", "ipc", "uts", "mount"].into_iter();
+        let namespaces = kinds.filter(|kind| *kind != "network" || !self.host_network);
+        let namespaces: Vec<Value> = namespaces.map(|kind| json!({"type": kind})).collect();
         json!({
             "ociVersion": "1.0.0",
             "hostname": "gvisor",
