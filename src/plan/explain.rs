@@ -151,7 +151,8 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
     ];
-    if !plan.private_descriptors && !(plan.namespaces.pid && plan.root.is_some()) {
+    let own_proc = plan.namespaces.pid && plan.root.is_some();
+    if !(plan.private_descriptors || own_proc) {
         lines.push(OPEN.into());
     }
     lines
