@@ -21,18 +21,9 @@ pub fn set(limits: &Limits) -> Result<(), Errno> {
         at_most(Resource::RLIMIT_DATA, data.0)?;
     }
     at_most(Resource::RLIMIT_MEMLOCK, 64 << 20)?;
-    where_known(at_most(Resource::RLIMIT_MSGQUEUE, 1 << 20))?;
-    where_known(at_most(Resource::RLIMIT_NICE, 0))?;
-    where_known(at_most(Resource::RLIMIT_RTPRIO, 0))
-}
-
-/// Nobody is refused a lower limit (setrlimit(2)): a kernel that answers EPERM to that has nothing which the limit
-/// bounds. gVisor has no POSIX queues and no real-time priorities.
-fn where_known(set: Result<(), Errno>) -> Result<(), Errno> {
-    match set {
-        Err(Errno::EPERM) => Ok(()),
-        other => other,
-    }
+    at_most(Resource::RLIMIT_MSGQUEUE, 1 << 20)?;
+    at_most(Resource::RLIMIT_NICE, 0)?;
+    at_most(Resource::RLIMIT_RTPRIO, 0)
 }
 
 /// No core file of this process or its children, in a file or to a program.
