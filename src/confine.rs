@@ -148,6 +148,8 @@ pub struct Confinement<'a> {
     pub places: &'a Places,
     /// The launcher.
     pub launcher: Ids,
+    /// Its process, as /proc numbers it.
+    pub launcher_pid: u32,
     /// The agent.
     pub agent: Ids,
     /// The private root, where there is one.
@@ -246,6 +248,7 @@ impl Confinement<'_> {
             self.bind_to_parent()?;
         }
         capabilities::drop_all().map_err(|errno| Failure::plain(errno, "give up capabilities"))?;
+        self.try_descriptors()?;
         let terminal = self.open_terminal()?;
         self.move_credential()?;
         limits::set(&self.plan.limits).map_err(|errno| Failure::plain(errno, "set resource limits"))?;
@@ -330,6 +333,16 @@ impl Confinement<'_> {
         let sent = self.channel.send(b"T", Some(master.as_fd()));
         sent.map_err(|errno| Failure::plain(errno, "hand the terminal to the launcher"))?;
         Ok(Some(slave))
+    }
+
+    /// As the agent, and against the launcher, which is not dumpable: where even its environment opens, pipes of every
+    /// other cell do. A cell with a /proc of its own sees none of them.
+    fn try_descriptors(&self) -> Result<(), Failure> {
+        let sees = self.plan.private_descriptors && !(self.plan.namespaces.pid && self.tree.is_some());
+        if sees && File::open(format!("/proc/{}/environ", self.launcher_pid)).is_ok() {
+            return Err(Failure::at(Step::Descriptors, Errno::EPERM, "keep the agent out of other processes"));
+        }
+        Ok(())
     }
 
     /// Where a pipe could be opened by others, or would be empty for the second agent, the credential moves from the

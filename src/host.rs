@@ -45,6 +45,8 @@ pub struct Host {
     pub cgroup: Fact<Cgroups>,
     /// Whether nobody but root opens the descriptors of another process. Not so under gVisor.
     pub private_descriptors: bool,
+    /// Whether what the agent leaves behind becomes the launcher's to end. Not so under gVisor.
+    pub orphans: bool,
     /// What of the policy's files is there.
     pub files: Vec<Shown>,
     /// What of /proc must be masked and is there.
@@ -213,6 +215,7 @@ impl Host {
                 off()
             },
             private_descriptors: sys::process::has_pidfd(),
+            orphans: nix::sys::prctl::get_child_subreaper().is_ok(),
             files: policy
                 .files
                 .programs
@@ -242,8 +245,11 @@ impl Host {
     /// Takes back a fact that an attempt has shown to be wrong. Gives whether anything changed: an attempt that fails
     /// for another reason than a missing feature is a failure, never a reason to run with less.
     pub fn learn(&mut self, step: Step, errno: Errno) -> bool {
-        use Errno::{EACCES, EINVAL, ENODEV, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, EUSERS};
-        if !matches!(errno, EACCES | EINVAL | ENODEV | ENOSPC | ENOSYS | EOPNOTSUPP | EPERM | EUSERS) {
+        use Errno::{EACCES, EINVAL, ENODEV, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EUSERS};
+        if step == Step::Descriptors {
+            return std::mem::replace(&mut self.private_descriptors, false);
+        }
+        if !matches!(errno, EACCES | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS) {
             return false;
         }
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));
@@ -267,6 +273,7 @@ impl Host {
                 lose(&mut self.landlock, said, "use a kernel from 5.13 on with landlock in its lsm= list")
             }
             Step::Seccomp => lose(&mut self.seccomp, said, "use a kernel with CONFIG_SECCOMP_FILTER"),
+            Step::Descriptors => false,
             Step::Cgroup => lose(&mut self.cgroup, said, "run as root, or delegate a cgroup (systemd: Delegate=yes)"),
         }
     }
@@ -299,10 +306,12 @@ pub enum Step {
     Seccomp,
     /// Making or entering a cgroup.
     Cgroup,
+    /// Being kept out of the launcher's environment and descriptors.
+    Descriptors,
 }
 
 impl Step {
-    const ALL: [Step; 9] = [
+    const ALL: [Step; 10] = [
         Step::Clone,
         Step::UserMap,
         Step::Uts,
@@ -312,6 +321,7 @@ impl Step {
         Step::Landlock,
         Step::Seccomp,
         Step::Cgroup,
+        Step::Descriptors,
     ];
 
     /// From its number in a message of the child's.
@@ -330,6 +340,7 @@ impl Step {
             Step::Landlock => "Landlock",
             Step::Seccomp => "seccomp(2)",
             Step::Cgroup => "the cgroup file system",
+            Step::Descriptors => "/proc",
         }
     }
 }

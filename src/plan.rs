@@ -49,6 +49,8 @@ pub struct Plan {
     pub network: NetworkMode,
     /// How the credential is handed over.
     pub credential: Credential,
+    /// Nobody but root reads environment, memory maps and descriptors of another user's process.
+    pub private_descriptors: bool,
     /// The agent's settings.
     pub settings: Option<Rendered>,
     /// Where the machine's owner keeps settings that the agent lets nothing loosen; shown where there is a private root.
@@ -265,6 +267,7 @@ impl Plan {
             cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
             network,
             credential: credential(request, host),
+            private_descriptors: host.private_descriptors,
             managed: agent.settings.as_ref().and_then(|Settings::Claude(template)| template.managed.clone()),
             home: pairs(&agent.home),
             home_terminal: pairs(&agent.home_terminal),

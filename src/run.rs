@@ -57,6 +57,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     known.user = request.user.to_string();
     known.agent = request.agent.clone().unwrap_or_default();
     hide_launcher()?;
+    need_proc()?;
     let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
     let signals = take_signals()?;
@@ -121,6 +122,9 @@ fn refused(known: &mut Report, refusal: Refusal) -> Error {
 /// # Errors
 /// Something failed that says nothing of the host: a full disk, no UID left.
 pub fn rehearse(job: &mut Job) -> Result<()> {
+    // As in a run: what a child can open of the launcher is part of what is tried.
+    hide_launcher()?;
+    need_proc()?;
     let signals = take_signals()?;
     let mut host = job.host.clone();
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
@@ -203,6 +207,16 @@ fn check_standard_streams() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A link is not followed by changing its mode without /proc (fchmodat(3)), processes of dead cells are found there, and
+/// hardly an agent starts without.
+fn need_proc() -> Result<()> {
+    match std::fs::symlink_metadata("/proc/self") {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::new("use this host", "it shows no /proc")
+            .hint("mount it in the container: mount -t proc proc /proc")),
+    }
 }
 
 fn open_report(number: i32) -> Result<File> {

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::error::{Error, Result};
 
@@ -37,7 +37,7 @@ impl State {
         }
         let mut first = None;
         for path in defaults() {
-            match State::at(path, false) {
+            match State::at(path, false).and_then(State::writable) {
                 Ok(state) => return Ok(state),
                 Err(error) => first = first.or(Some(error)),
             }
@@ -53,6 +53,16 @@ impl State {
     fn at(path: PathBuf, named: bool) -> Result<State> {
         let (dir, cells) = open_pair(&path, "cells")?;
         Ok(State { path, cells, dir, named })
+    }
+
+    /// Itself, where cells can be made in it: an image may bring the directory on its read-only root.
+    fn writable(self) -> Result<State> {
+        match faccessat(&self.cells, ".", AccessFlags::W_OK, AtFlags::empty()) {
+            Err(errno @ (Errno::EROFS | Errno::EACCES)) => {
+                Err(Error::new(format!("use state directory {}", self.path.display()), errno))
+            }
+            _ => Ok(self),
+        }
     }
 
     /// The path of a cell.

@@ -143,7 +143,7 @@ fn process(plan: &Plan) -> Vec<String> {
         }
         Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
     };
-    vec![
+    let mut lines = vec![
         format!("program     {}", plan.program.display()),
         format!("arguments   {}", arguments.join(" ").escape_debug()),
         format!("UID         {identity}"),
@@ -152,7 +152,12 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("kill -9     {}", after_kill(plan)),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
-    ]
+    ];
+    let own_proc = plan.namespaces.pid && plan.root.is_some();
+    if !(plan.private_descriptors || own_proc) {
+        lines.push(OPEN.into());
+    }
+    lines
 }
 
 /// What is between this cell and those beside it.
@@ -175,6 +180,9 @@ fn after_kill(plan: &Plan) -> &'static str {
         (false, _) => "of the launcher: the keeper ends every process and wipes; of both: `oubliette sweep`",
     }
 }
+
+/// What no layer closes where /proc asks nobody who he is.
+const OPEN: &str = "open here   environment, memory maps and descriptors of every process, whatever its UID";
 
 /// What bounds the cell, and what only each process of it.
 fn limits(plan: &Plan) -> String {

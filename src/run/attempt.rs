@@ -32,6 +32,7 @@ use crate::state::State;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
+use crate::sweep::end_inside;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
@@ -271,6 +272,7 @@ impl Run<'_> {
             plan,
             places,
             launcher: self.launcher,
+            launcher_pid: std::process::id(),
             agent: *agent,
             hand_out: tree.is_some() && outputs.as_ref().is_some_and(Outputs::any),
             tree,
@@ -303,7 +305,13 @@ impl Run<'_> {
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
         // By the end of the namespace, by the keeper, or where that is dead by us.
         let end_all = |keeper: &mut Option<Keeper>| {
-            let ended = if plan.namespaces.pid { Some(true) } else { keeper.as_ref().and_then(Keeper::has_ended_all) };
+            // gVisor does not wait for a namespace to be empty.
+            let in_namespace = || self.job.host.orphans || end_inside(&cell.path);
+            let ended = if plan.namespaces.pid {
+                Some(in_namespace())
+            } else {
+                keeper.as_ref().and_then(Keeper::has_ended_all)
+            };
             ended.unwrap_or_else(|| {
                 keeper.take().into_iter().for_each(Keeper::dismiss);
                 end_all(&cell, lease.as_ref(), alone.as_ref().map(|_| agent.uid), adopts)

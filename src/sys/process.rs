@@ -40,8 +40,8 @@ pub fn effective_capabilities() -> u64 {
     super::capabilities::effective().unwrap_or_default()
 }
 
-/// Whether pidfd_open(2) exists. It does from Linux 5.3 on and not under gVisor, where a process may open the
-/// descriptors of any other.
+/// Whether pidfd_open(2) exists. It does from Linux 5.3 on and not under gVisor up to now, where a process may open the
+/// descriptors of any other. That it exists proves nothing: the child tries what this one leaves open.
 pub fn has_pidfd() -> bool {
     pidfd(Pid::this()).is_ok()
 }

@@ -29,6 +29,7 @@ mod properties; // what holds for every plan, tried with all combinations of fac
 mod alone; // where nothing is between cells of one UID, one lives at a time
 mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
+mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped

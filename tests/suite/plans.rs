@@ -45,6 +45,7 @@ pub fn full() -> Host {
         uid_map: vec![(0, u32::MAX)],
         cgroup: Fact::Has(Cgroups::V2("/sys/fs/cgroup".into())),
         private_descriptors: true,
+        orphans: true,
         files: vec![
             Shown { path: "/usr".into(), kind: Kind::Directory },
             Shown { path: "/bin".into(), kind: Kind::Link("usr/bin".into()) },
@@ -101,12 +102,19 @@ pub fn hosts() -> Vec<(String, Host)> {
                 landlock: lacks("Landlock"),
                 cgroup: lacks("cgroup"),
                 private_descriptors: false,
+                orphans: false,
                 ..full()
             },
         ),
         (
             "gVisor, plain user".into(),
-            Host { mounts: lacks("mount"), landlock: lacks("Landlock"), private_descriptors: false, ..plain() },
+            Host {
+                mounts: lacks("mount"),
+                landlock: lacks("Landlock"),
+                private_descriptors: false,
+                orphans: false,
+                ..plain()
+            },
         ),
         (
             "nothing".into(),

@@ -9,3 +9,5 @@ mod hostile; // a repository that wants to loosen the level
 pub mod run; // one run: launcher, agent, model
 mod table; // use case × level × launcher, and the README's part of it
 mod turns; // several turns in one cell
+
+pub use run::claude;

@@ -1,0 +1,200 @@
+//! The real program in the environments that services run it in: Linux as root and as a plain user, containers, gVisor.
+//! Each declares what it must enforce and what it cannot keep apart.
+
+mod agent; // the real agent makes an edit under gVisor
+mod filter; // seccomp filters of a container runtime and of an old kernel
+mod sandbox; // makes an environment and runs a script in it
+
+use std::collections::BTreeMap;
+
+use sandbox::{Kind, PLAIN, Sandbox, Scratch, sections};
+
+use crate::need;
+
+/// What holds in an environment.
+struct Expected {
+    kind: Kind,
+    uid: u32,
+    /// Layers that must be in force.
+    enforces: &'static [&'static str],
+    /// What a neighbour can do to a file whose path he was told.
+    open: &'static [&'static str],
+    /// The layer that `--require all` misses first, and the remedy.
+    lacks: Option<(&'static str, &'static str)>,
+}
+
+const EVERYWHERE: [&str; 4] = ["seccomp", "capabilities", "no-new-privs", "limits"];
+const LANDLOCK: [&str; 3] = ["landlock-fs", "landlock-net", "landlock-scope"];
+const AS_ROOT: (&str, &str) = ("uid", "run as root with CAP_SETUID");
+
+impl Expected {
+    /// Runs the checks and compares each. Nothing where the environment cannot be made here.
+    fn check(&self, name: &'static str) {
+        let sandbox = Sandbox { kind: self.kind, uid: self.uid, host_network: false };
+        if !need::as_root() || !sandbox.there() {
+            return;
+        }
+        let scratch = Scratch::new();
+        scratch.file("checks.sh", include_bytes!("environments/checks.sh"));
+        scratch.file("token", format!("token-{:032x}", rand::random::<u128>()).as_bytes());
+        let mark = rand::random_range(10_000..100_000).to_string();
+        let text = sandbox.run(&scratch, &[("S", "/tmp/scratch"), ("MARK", &mark)], &["sh", "/mnt/checks.sh"]);
+        let said = sections(&text);
+        self.check_run(&said);
+        self.check_neighbours(&said);
+        self.check_refusal(&said["all"]);
+        for layer in EVERYWHERE.iter().chain(self.enforces) {
+            let line = said["explain"].lines().find(|line| line.trim_start().starts_with(&format!("{layer} ")));
+            assert!(line.is_some_and(|line| line.contains(" enforce ")), "{layer}: {}", said["explain"]);
+        }
+        golden(name, &said["explain"]);
+    }
+
+    /// Whether the agent has a UID of its own.
+    fn own_uid(&self) -> bool {
+        self.enforces.contains(&"uid")
+    }
+
+    fn check_run(&self, said: &BTreeMap<String, String>) {
+        let run: Vec<&str> = said["run"].lines().collect();
+        let [uid, text, home, work, status] = run[..] else { panic!("{run:?}") };
+        assert_eq!(said["id"], format!("{}\n", self.uid));
+        assert_eq!(uid != said["id"].trim(), self.own_uid(), "{run:?}");
+        assert_eq!((text, status), ("text", "status 7"), "{run:?}");
+        assert_eq!(home, format!("700 {uid}"));
+        assert_eq!(work == "/work", self.enforces.contains(&"root"), "{run:?}");
+        let same = [
+            ("network", "ran\nstatus 0\n"),
+            ("statuses", "deadline 124\nsignal 137\nmissing 127\nnot executable 126\n"),
+            ("orphans", "status 3\nalive 0\n"),
+            ("credential", "status 0\nhanded over\n"),
+            ("killed", "status 0\nalive 0 left 0\n"),
+            ("outputs", "status 0\none\ntwo\nnew\n--- a/a\n+++ b/a\n+two\n--- /dev/null\n+++ b/b\n+new\n"),
+            ("hostile", "status 0\n"),
+            ("left", "0\n"),
+        ];
+        for (section, expected) in same {
+            assert_eq!(said[section], expected, "{section}");
+        }
+        assert!(said["term"].ends_with("status 9\nup\nheard\n"), "{}", said["term"]);
+        assert!(said["explain"].ends_with("status 0\n"), "{}", said["explain"]);
+        // A Landlock domain without a /proc of its own does not show it.
+        if !said["posture"].contains("Permission denied") {
+            let posture: String = said["posture"].split_whitespace().collect();
+            let zeros = "0000000000000000";
+            assert!(posture.contains(&format!("CapEff:{zeros}")) && posture.contains("Seccomp:2"), "{posture}");
+        }
+    }
+
+    fn check_neighbours(&self, said: &BTreeMap<String, String>) {
+        let neighbours = &said["neighbours"];
+        let open: Vec<&str> = neighbours.lines().filter(|line| line.ends_with(" the file")).collect();
+        assert_eq!(open, self.open, "{neighbours}");
+        // However open the files are, nobody ends another one's agent.
+        assert!(neighbours.contains("status 0\n"), "{neighbours}");
+        let written = self.open.contains(&"writes the file");
+        assert_eq!(neighbours.ends_with("private\n"), !written, "{neighbours}");
+        let secret = &said["secret"];
+        assert!(secret.ends_with("in arguments and environments 0\nstatus 0\n"), "{secret}");
+        assert_eq!(secret.starts_with("seen by a neighbour 0\n"), !self.open.contains(&"reads the file"), "{secret}");
+    }
+
+    fn check_refusal(&self, said: &str) {
+        let Some((layer, remedy)) = self.lacks else {
+            assert_eq!(said, "status 0\n");
+            return;
+        };
+        assert!(said.starts_with(&format!("oubliette: cannot enforce layer {layer}: ")), "{said}");
+        assert!(said.contains("\nhint: ") && said.contains(remedy), "{said}");
+        assert!(said.ends_with("\nstatus 125\n"), "{said}");
+    }
+}
+
+/// Compares what `explain` says with a file; `OUBLIETTE_BLESS=1` writes it. Versions and files are the host's.
+fn golden(name: &str, text: &str) {
+    let mut kept = String::new();
+    for part in text.split("\n\n").filter(|part| !part.starts_with("files\n") && !part.starts_with("values\n")) {
+        for line in part.lines() {
+            let line = line.split(", ABI ").next().unwrap();
+            let line = if line.starts_with("  cgroup") { line.split(" v").next().unwrap() } else { line };
+            let hosts = ["  program ", "  PATH=", "  SHELL="].iter().any(|start| line.starts_with(start));
+            kept += if hosts { "" } else { line.trim_end() };
+            kept += if hosts { "" } else { "\n" };
+        }
+        kept.push('\n');
+    }
+    let file = need::root().join(format!("tests/suite/environments/golden/{name}.txt"));
+    if std::env::var_os("OUBLIETTE_BLESS").is_some() {
+        std::fs::write(&file, &kept).unwrap();
+    }
+    let expected = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(kept, expected, "{}; OUBLIETTE_BLESS=1 writes it", file.display());
+}
+
+#[test]
+fn linux_as_root() {
+    let enforces = &["pid", "root", "ipc", "uts", "uid", "landlock-fs", "landlock-net", "landlock-scope", "cgroup"];
+    Expected { kind: Kind::Linux, uid: 0, enforces, open: &[], lacks: None }.check("linux-root");
+}
+
+#[test]
+fn linux_as_a_plain_user() {
+    let enforces = &["pid", "root", "ipc", "uts", "landlock-fs", "landlock-net", "landlock-scope"];
+    Expected { kind: Kind::Linux, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("linux-user");
+}
+
+#[test]
+fn a_plain_user_without_user_namespaces() {
+    let open = &["sees the file"];
+    Expected { kind: Kind::NoUserNamespaces, uid: PLAIN, enforces: &LANDLOCK, open, lacks: Some(AS_ROOT) }
+        .check("no-user-namespaces");
+}
+
+#[test]
+fn a_plain_user_without_landlock() {
+    let enforces = &["pid", "root", "ipc", "uts"];
+    Expected { kind: Kind::NoLandlock, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("no-landlock");
+}
+
+#[test]
+fn a_container_as_root() {
+    let enforces = &["uid", "landlock-fs", "landlock-net", "landlock-scope"];
+    let lacks = Some(("cgroup", "mount it writable"));
+    Expected { kind: Kind::Container, uid: 0, enforces, open: &[], lacks }.check("container-root");
+}
+
+#[test]
+fn a_container_as_a_plain_user() {
+    let lacks = Some(AS_ROOT);
+    let open = &["sees the file"];
+    Expected { kind: Kind::Container, uid: PLAIN, enforces: &LANDLOCK, open, lacks }.check("container-user");
+}
+
+#[test]
+fn a_container_without_proc_is_refused() {
+    for uid in [0, PLAIN] {
+        let sandbox = Sandbox { kind: Kind::NoProc, uid, host_network: false };
+        if !need::as_root() || !sandbox.there() {
+            return;
+        }
+        let script = "/mnt/oubliette run -- true; echo $?; /mnt/oubliette explain -- true; echo $?; ls -A /tmp";
+        let said = sandbox.run(&Scratch::new(), &[], &["sh", "-c", script]);
+        let refused = "oubliette: cannot use this host: it shows no /proc\n\
+                       hint: mount it in the container: mount -t proc proc /proc\n125\n";
+        assert_eq!(said, refused.repeat(2));
+    }
+}
+
+#[test]
+fn gvisor_as_root() {
+    let lacks = Some(("landlock-fs", "use a kernel from 5.13"));
+    Expected { kind: Kind::Gvisor, uid: 0, enforces: &["pid", "uid"], open: &[], lacks }.check("gvisor-root");
+}
+
+#[test]
+fn gvisor_as_a_plain_user() {
+    // One UID, and nothing that knows more than UIDs: the files of every cell are open to every other.
+    let open = &["reads the file", "sees the file", "writes the file"];
+    Expected { kind: Kind::Gvisor, uid: PLAIN, enforces: &["pid", "ipc", "uts"], open, lacks: Some(AS_ROOT) }
+        .check("gvisor-user");
+}

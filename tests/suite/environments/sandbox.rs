@@ -1,0 +1,224 @@
+//! Environments made for real: containers by bwrap, with the capabilities and the filter of Docker's, and gVisor by
+//! runsc. In each of them a script runs whose output is cut into sections.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::filter;
+use crate::need::{copy_program, need_program};
+
+/// Whoever is not root.
+pub const PLAIN: u32 = 50_001;
+
+/// The longest that one sandbox may take on a busy machine.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// What Docker leaves to root.
+const DOCKER: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// What stands round the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Linux as it is, with scratch directories for /run and /tmp.
+    Linux,
+    /// No user namespace can be made in it (`user.max_user_namespaces`).
+    NoUserNamespaces,
+    /// The kernel answers as if it had no Landlock.
+    NoLandlock,
+    /// Docker's capabilities and filter, no_new_privs, masked /proc, everything read-only but a /tmp.
+    Container,
+    /// The same without any /proc.
+    NoProc,
+    /// gVisor, everything read-only but a /tmp and a /run.
+    Gvisor,
+}
+
+/// One of them, and who starts the launcher in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sandbox {
+    pub kind: Kind,
+    pub uid: u32,
+    /// gVisor's network is the host's, since a model must be reached.
+    pub host_network: bool,
+}
+
+/// A directory with what is shown at /mnt.
+pub struct Scratch(pub tempfile::TempDir);
+
+impl Scratch {
+    /// With a copy of the program.
+    pub fn new() -> Scratch {
+        let mode = fs::Permissions::from_mode(0o755);
+        let dir = tempfile::Builder::new().prefix("environment-").permissions(mode).tempdir_in("/var/tmp").unwrap();
+        copy_program(env!("CARGO_BIN_EXE_oubliette").as_ref(), &dir.path().join("oubliette"));
+        let scratch = Scratch(dir);
+        scratch.file("no-landlock", &filter::no_landlock());
+        scratch.file("docker", &filter::docker());
+        scratch
+    }
+
+    /// One more file.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+impl Sandbox {
+    /// The programs that make it; says which one is missing.
+    pub fn there(&self) -> bool {
+        let needed: &[&str] = if self.kind == Kind::Gvisor { &["runsc"] } else { &["bwrap", "setpriv"] };
+        needed.iter().all(|name| need_program(name).is_some())
+    }
+
+    /// Words executed in it, with these variables, at /mnt a read-only view of the scratch directory.
+    pub fn run(&self, scratch: &Scratch, variables: &[(&str, &str)], words: &[&str]) -> String {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", &LONGEST.as_secs().to_string()]);
+        if self.kind == Kind::Gvisor {
+            let bundle = tempfile::Builder::new().prefix("bundle-").tempdir_in(scratch.0.path()).unwrap();
+            let config = self.bundle(scratch.0.path(), variables, words);
+            fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
+            let id = format!("oubliette-test-{:016x}", rand::random::<u64>());
+            let network = if self.host_network { "--network=host" } else { "--network=none" };
+            command.arg("runsc").arg("--root").arg(bundle.path().join("state"));
+            command.args([network, "--platform=ptrace", "--rootless", "--ignore-cgroups", "run", "--bundle"]);
+            command.arg(bundle.path()).arg(id);
+            return finish(&mut command);
+        }
+        command.args(["sh", "-c", &format!("exec \"$@\" {}", self.filter(scratch)), "sh", "bwrap"]);
+        command.args(self.container(scratch.0.path()));
+        for (name, value) in variables {
+            command.args(["--setenv", name, value]);
+        }
+        command.arg("--");
+        if self.uid != 0 {
+            let uid = self.uid.to_string();
+            command.args(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--inh-caps=-all"]);
+        }
+        if self.kind == Kind::NoUserNamespaces {
+            command.args(["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--disable-userns", "--"]);
+        }
+        finish(command.args(words))
+    }
+
+    /// A redirection to the descriptor from which bwrap reads the filter.
+    fn filter(&self, scratch: &Scratch) -> String {
+        let name = match self.kind {
+            Kind::NoLandlock => "no-landlock",
+            Kind::Container | Kind::NoProc => "docker",
+            _ => return String::new(),
+        };
+        format!("9<{}", scratch.0.path().join(name).display())
+    }
+
+    fn container(&self, scratch: &Path) -> Vec<String> {
+        let scratch = scratch.display().to_string();
+        let mut words = vec!["--die-with-parent"];
+        let closed = matches!(self.kind, Kind::Container | Kind::NoProc);
+        if closed {
+            words.extend(["--unshare-pid", "--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/tmp"]);
+            match self.kind {
+                Kind::NoProc => words.extend(["--tmpfs", "/proc"]),
+                _ => words.extend(["--proc", "/proc", "--ro-bind", "/dev/null", "/proc/interrupts"]),
+            }
+            words.extend(["--cap-drop", "ALL"]);
+            for capability in DOCKER {
+                words.extend(["--cap-add", capability]);
+            }
+        } else {
+            words.extend(["--dev-bind", "/", "/", "--tmpfs", "/run", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp"]);
+            words.extend(["--cap-add", "ALL"]);
+        }
+        if closed || self.kind == Kind::NoLandlock {
+            words.extend(["--seccomp", "9"]);
+        }
+        words.extend(["--chmod", "1777", "/tmp", "--ro-bind", &scratch, "/mnt", "--chdir", "/", "--clearenv"]);
+        words.extend(["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", "/tmp"]);
+        if !closed {
+            words.extend(["--chmod", "1777", "/var/tmp"]);
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// What runsc is to run (opencontainers/runtime-spec, config.md).
+    fn bundle(&self, scratch: &Path, variables: &[(&str, &str)], words: &[&str]) -> Value {
+        let granted: &[&str] = if self.uid == 0 { &DOCKER } else { &[] };
+        let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
+        let variables = variables.iter().map(|(name, value)| format!("{name}={value}"));
+        let fixed = ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp"].map(str::to_owned);
+        let kinds = ["pid", "network", "ipc", "uts", "mount"].into_iter();
+        let namespaces = kinds.filter(|kind| *kind != "network" || !self.host_network);
+        let namespaces: Vec<Value> = namespaces.map(|kind| json!({"type": kind})).collect();
+        json!({
+            "ociVersion": "1.0.0",
+            "hostname": "gvisor",
+            "root": {"path": "/", "readonly": true},
+            "process": {
+                "user": {"uid": self.uid, "gid": self.uid},
+                "args": words,
+                "cwd": "/",
+                "env": fixed.into_iter().chain(variables).collect::<Vec<_>>(),
+                "capabilities": {"bounding": DOCKER, "effective": granted, "inheritable": granted, "permitted": granted},
+                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096}],
+            },
+            "mounts": [
+                mount("/proc", "proc", &[]),
+                mount("/dev", "tmpfs", &[]),
+                mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+                mount("/tmp", "tmpfs", &["mode=1777"]),
+                mount("/run", "tmpfs", &["mode=755"]),
+                mount("/var/tmp", "tmpfs", &["mode=1777"]),
+                {"destination": "/mnt", "type": "bind", "source": scratch, "options": ["rbind", "ro"]},
+            ],
+            "linux": {"namespaces": namespaces},
+        })
+    }
+}
+
+/// Output and errors in one text: a message belongs to the section in which it is said.
+fn finish(command: &mut Command) -> String {
+    let (mut from, to) = std::io::pipe().unwrap();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(to.try_clone().unwrap())
+        .stderr(to)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // Its copies of the pipe would keep that open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut from, &mut bytes).unwrap();
+    let status = child.wait().unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(status.success(), "{status}\n{text}");
+    text
+}
+
+/// What stands below each `== name`.
+pub fn sections(text: &str) -> BTreeMap<String, String> {
+    let parts = text.split("== ").filter_map(|part| part.split_once('\n'));
+    parts.map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
+}
