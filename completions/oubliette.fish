@@ -77,6 +77,7 @@ developer\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s a -l agent -d 'Which agent the command is (default: guessed from its name); `none` for any program' -r -f -a "claude\t''
 none\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l beside -d 'Start beside other cells even where nothing separates them and only one should live at a time'
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s u -l user -d 'Whose run this is: any text (a mail address, a UUID, …); never used as a path' -r
@@ -124,6 +125,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s a -l age
 none\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l json -d 'Machine-readable output'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l beside -d 'Start beside other cells even where nothing separates them and only one should live at a time'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l policy -d 'Attack cells with the policy of this file' -r -F

@@ -140,6 +140,9 @@ pub struct RunArgs {
     /// Time between TERM and KILL at the deadline
     #[arg(long, value_name = "TIME", help_heading = "Limits", env = "OUBLIETTE_GRACE")]
     pub grace: Option<String>,
+    /// Start beside other cells even where nothing separates them and only one should live at a time
+    #[arg(long, help_heading = "Host", conflicts_with = "wait")]
+    pub beside: bool,
     /// Where only one cell may live at a time, wait this long for another one instead of refusing to run
     #[arg(long, value_name = "TIME", help_heading = "Limits", env = "OUBLIETTE_WAIT")]
     pub wait: Option<String>,

@@ -47,6 +47,8 @@ pub struct Request {
     pub grace: Option<Time>,
     /// How long to wait for another cell, where only one may live.
     pub wait: Option<Time>,
+    /// Beside other cells all the same.
+    pub beside: bool,
     /// The file of MCP servers.
     pub mcp_config: Option<PathBuf>,
     /// The base URL of the model API.
@@ -306,6 +308,7 @@ impl Request {
             require,
             timeout: timeout.as_deref().map(|text| merge.parsed("timeout", text)).transpose()?,
             grace: grace.as_deref().map(|text| merge.parsed("grace", text)).transpose()?,
+            beside: args.beside,
             wait: wait.as_deref().map(|text| merge.parsed("wait", text)).transpose()?,
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
             upstream: upstream.as_deref().map(|text| merge.parsed("upstream", text)).transpose()?,

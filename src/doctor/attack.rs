@@ -13,7 +13,7 @@ use crate::attack::expect::{Around, Expected, Scene};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
-use crate::plan::Plan;
+use crate::plan::{Apart, Plan, Refusal};
 use crate::policy::NetworkMode;
 use crate::request::Request;
 use crate::state::State;
@@ -27,6 +27,8 @@ pub struct Encounter {
     pub level: String,
     /// The network of both cells.
     pub network: NetworkMode,
+    /// A run keeps such cells apart in time: the two were put side by side for this alone.
+    pub in_time: bool,
     /// What came of it.
     #[serde(flatten)]
     pub judged: Judged,
@@ -64,14 +66,23 @@ pub fn siege(cases: Vec<Case>) -> Result<std::result::Result<Siege, Exit>> {
         let mut job = Job::new(request)?;
         crate::run::rehearse(&mut job)?;
         let level = job.level.name.clone();
-        let plan = match job.plan() {
+        let refused = |refusal: Box<Refusal>| LevelReport { level: level.clone(), layers: refusal.layers };
+        let mut plan = match job.plan().map_err(refused) {
             Ok(plan) => plan,
-            Err(refusal) => {
-                levels.push(LevelReport { level, layers: refusal.layers });
+            Err(report) => {
+                levels.push(report);
                 host = Some(job.host);
                 continue;
             }
         };
+        levels.push(LevelReport { level: level.clone(), layers: plan.layers.clone() });
+        let in_time = plan.apart == Apart::InTime;
+        if in_time {
+            // A run would not start the second cell; what lies between the two is asked all the same.
+            job.request.beside = true;
+            options.push("--beside".into());
+            plan = job.plan().map_err(|refusal| refusal.error())?;
+        }
         options.extend(insist(&plan));
         let state = State::open(job.request.state_dir.as_deref())?;
         let stage = Stage { program: &program, options: &options, state: &state, signals: &signals };
@@ -82,8 +93,7 @@ pub fn siege(cases: Vec<Case>) -> Result<std::result::Result<Siege, Exit>> {
             Err(Stopped::Failed(error)) => return Err(error),
         };
         let judged = judge(&scene, &met.told, met.damage);
-        encounters.push(Encounter { level: level.clone(), network: plan.network, judged });
-        levels.push(LevelReport { level, layers: plan.layers });
+        encounters.push(Encounter { level, network: plan.network, in_time, judged });
         host = Some(job.host);
     }
     let host = host.ok_or_else(|| Error::new("attack", "there is no level"))?;
@@ -124,6 +134,9 @@ impl Encounter {
     fn text(&self) -> String {
         let Judged { attacks, damage, .. } = &self.judged;
         let mut out = format!("level {}, network {}\n", self.level, self.network.name());
+        if self.in_time {
+            out += "(a run starts no second cell here while one is alive; these two were put side by side)\n";
+        }
         out += &format!("{:<20}{:<14}{:<24}{:<16}by, or why\n", "attack", "class", "case", "verdict");
         for row in attacks {
             let (verdict, why) = words(row);

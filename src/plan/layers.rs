@@ -108,6 +108,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
         Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
         Layer::Settings => settings(request, policy, agent, host, network),
+        Layer::Alone if request.beside => Can::Off("this cell is wanted beside others (--beside)".into()),
         Layer::Alone => {
             Can::Enforce(match in_space(request, |layer| in_force(layer, request, policy, agent, host, network)) {
                 Some(by) => format!("in space: {by}"),

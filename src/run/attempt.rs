@@ -32,7 +32,6 @@ use crate::state::State;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
-use crate::sweep::end_inside;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
@@ -303,19 +302,9 @@ impl Run<'_> {
             Err(failure) => (None, Some(failure)),
         };
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
-        // By the end of the namespace, by the keeper, or where that is dead by us.
         let end_all = |keeper: &mut Option<Keeper>| {
-            // gVisor does not wait for a namespace to be empty.
-            let in_namespace = || self.job.host.orphans || end_inside(&cell.path);
-            let ended = if plan.namespaces.pid {
-                Some(in_namespace())
-            } else {
-                keeper.as_ref().and_then(Keeper::has_ended_all)
-            };
-            ended.unwrap_or_else(|| {
-                keeper.take().into_iter().for_each(Keeper::dismiss);
-                end_all(&cell, lease.as_ref(), alone.as_ref().map(|_| agent.uid), adopts)
-            })
+            let by_us = || end_all(&cell, lease.as_ref(), alone.as_ref().map(|_| agent.uid), adopts);
+            self.end_all(plan, keeper, by_us)
         };
         let outcome = watched.map_err(|errno| {
             // Nothing of the cell goes on unwatched.
@@ -355,6 +344,21 @@ impl Run<'_> {
             wipe: micros(ended, Instant::now()),
         };
         Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), wiped })
+    }
+
+    /// Every process of the cell is dead afterwards: by the end of the namespace, by the keeper, or where neither has
+    /// done it by us. Gives whether none is left.
+    fn end_all(&self, plan: &Plan, keeper: &mut Option<Keeper>, by_us: impl FnOnce() -> bool) -> bool {
+        let ended = match (plan.namespaces.pid, self.job.host.orphans) {
+            (true, true) => Some(true),
+            // gVisor does not wait for a namespace to be empty.
+            (true, false) => None,
+            (false, _) => keeper.as_ref().and_then(Keeper::has_ended_all),
+        };
+        ended.unwrap_or_else(|| {
+            keeper.take().into_iter().for_each(Keeper::dismiss);
+            by_us()
+        })
     }
 
     /// Makes the control group while the child makes its mounts, and lets the child go on in it.

@@ -133,7 +133,7 @@ fn every_level_is_attacked_and_told_to_people_and_machines() {
             said["encounters"].as_array().unwrap().iter().map(|one| one["level"].as_str().unwrap()).collect();
         assert_eq!(levels, ["paranoid", "balanced", "developer"]);
         for encounter in said["encounters"].as_array().unwrap() {
-            assert_eq!(keys(encounter), ["level", "network", "attacks", "damage", "kept"]);
+            assert_eq!(keys(encounter), ["level", "network", "in-time", "attacks", "damage", "kept"]);
             assert_eq!(encounter["attacks"].as_array().unwrap().len(), ATTACKS.len());
         }
         let told = doctor(&stage, who, &["--level", "developer", "--network", "none"]);
@@ -192,7 +192,10 @@ fn what_contradicts_the_plan_is_a_failure() {
         let judged = judge(&scene, told, Some(Vec::new()));
         let levels = vec![LevelReport { level: "balanced".into(), layers: Vec::new() }];
         let diagnosis = Diagnosis { host: plain(), levels };
-        Siege { diagnosis, encounters: vec![Encounter { level: "balanced".into(), network: plan.network, judged }] }
+        Siege {
+            diagnosis,
+            encounters: vec![Encounter { level: "balanced".into(), network: plan.network, in_time: false, judged }],
+        }
     };
     assert_eq!(siege(&all_blocked()).status(), 0);
     let broken = siege(&verdict("read-file", Verdict::Open));
