@@ -10,12 +10,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::{Value, json};
 
 use crate::need::{self, need, need_program};
-use crate::place::{Ended, PATIENCE, Place, Started, Who, marked, marker, within};
+use crate::place::{Ended, PATIENCE, Place, Started, Who, children, marked, marker, within};
 
 /// A private tmpfs, directories, and directories whose launcher relies on modes and names alone.
 const LAYOUTS: [(&str, &str); 3] = [
@@ -281,14 +281,22 @@ fn immutable_flags_as_root() {
     assert_eq!((ended.status.code(), &report["left"]), (Some(3), &json!([])), "{ended:?}");
     place.assert_nothing_left(&[]);
 
-    let Some((mut run, home)) = with_flags(&place, &chattr, &EVERY_FLAG) else { return };
-    run.started.kill();
-    assert!(home.join("a/b/file").exists());
-    within(PATIENCE, "the sweep removes it", || {
-        place.sweep();
-        place.cells().is_empty()
-    });
-    place.assert_nothing_left(&[]);
+    // The keeper removes what the launcher left, and a sweep what both did.
+    for both in [false, true] {
+        let Some((mut run, home)) = with_flags(&place, &chattr, &EVERY_FLAG) else { return };
+        if both {
+            run.started.signal(Signal::SIGSTOP);
+            assert!(run.started.stopped());
+            kill(children(run.started.pid())[0], Signal::SIGKILL).unwrap();
+        }
+        run.started.kill();
+        assert!(!both || home.join("a/b/file").exists());
+        within(PATIENCE, "it is removed", || {
+            both.then(|| place.sweep());
+            place.cells().is_empty()
+        });
+        place.assert_nothing_left(&[]);
+    }
 }
 
 #[test]
