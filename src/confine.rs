@@ -38,7 +38,7 @@ use zeroize::Zeroizing;
 
 use crate::alone;
 use crate::host::Step;
-use crate::plan::{Apart, Credential, Namespaces, Plan};
+use crate::plan::{Apart, Credential, Identity, Namespaces, Plan};
 use crate::sys::channel::Channel;
 use crate::sys::{self, seccomp::Instruction};
 use crate::workspace::Filling;
@@ -203,13 +203,11 @@ pub fn has_init(plan: &Plan, terminal: bool) -> bool {
     plan.namespaces.pid || terminal
 }
 
+/// What fails where the agent's UID does not get to its workspace.
+pub const ENTER: &str = "enter the workspace";
+
 /// What fails where a host grants user namespaces and no map.
 pub const MAP: &str = "map the user namespace";
-
-/// Whether the launcher must map the agent's UID into the cell's user namespace beside its own.
-pub fn maps_agent(plan: &Plan, launcher: Ids, agent: Ids) -> bool {
-    plan.namespaces.user && launcher != agent
-}
 
 impl Confinement<'_> {
     /// Puts the plan into force and starts the agent, in a process that was cloned for it. A failure goes to the
@@ -242,7 +240,10 @@ impl Confinement<'_> {
         self.mount()?;
         prctl::set_no_new_privs().map_err(|errno| Failure::plain(errno, "set no_new_privs"))?;
         capabilities::drop_bounding().map_err(|errno| Failure::plain(errno, "empty the capability bounding set"))?;
-        if self.agent != self.launcher {
+        if self.plan.identity == Identity::Caller {
+            let kept = ids::keep_groups(&self.plan.groups);
+            kept.map_err(|errno| Failure::plain(errno, "give up the launcher's groups"))?;
+        } else {
             ids::become_run(self.agent).map_err(|errno| Failure::plain(errno, "become the run's UID"))?;
             // Each change of the UID clears it (prctl(2)).
             self.bind_to_parent()?;
@@ -259,7 +260,7 @@ impl Confinement<'_> {
             Some(work) => nix::unistd::fchdir(work),
             None => nix::unistd::chdir(&self.places.work),
         };
-        entered.map_err(|errno| Failure::plain(errno, "enter the workspace"))?;
+        entered.map_err(|errno| Failure::plain(errno, &format!("{ENTER} {}", self.places.work.display())))?;
         if let Some(domain) = &self.plan.landlock {
             let entered = landlock::enter(domain, self.places, self.work);
             entered.map_err(|(action, errno)| Failure::at(Step::Landlock, errno, &action))?;
@@ -287,8 +288,9 @@ impl Confinement<'_> {
         if !self.plan.namespaces.user {
             return Ok(());
         }
-        if maps_agent(self.plan, self.launcher, self.agent) {
-            return self.hear(b"m");
+        if self.plan.mapped_outside {
+            self.hear(b"m")?;
+            return prctl::set_dumpable(false).map_err(|errno| Failure::plain(errno, "hide this process's memory"));
         }
         ids::map_self(self.launcher).map_err(|errno| Failure::at(Step::UserMap, errno, MAP))
     }

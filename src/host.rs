@@ -1,6 +1,8 @@
 //! What this host offers, as facts. A fact is probed or learned from a failed attempt, never taken from a version.
 #![forbid(unsafe_code)]
 
+pub mod groups;
+
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +15,8 @@ use crate::program::Program;
 use crate::request::Request;
 use crate::sys;
 
+use groups::Group;
+
 /// What was found on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -21,6 +25,8 @@ pub struct Host {
     pub uid: u32,
     /// The launcher's effective GID.
     pub gid: u32,
+    /// Its supplementary groups beside that.
+    pub groups: Vec<Group>,
     /// Its effective capabilities, as bits.
     pub capabilities: u64,
     /// How namespaces can be made.
@@ -199,6 +205,7 @@ impl Host {
         Host {
             uid,
             gid: nix::unistd::getegid().as_raw(),
+            groups: groups::supplementary(capabilities & capability::SETGID == 0),
             capabilities,
             namespaces: namespaces(capabilities),
             mounts: Fact::Has(()),

@@ -22,8 +22,8 @@ use nix::unistd::{Pid, Uid, getpid, setsid};
 
 use crate::alone::end_marked;
 use crate::cell::Cell;
-use crate::confine::ids::map_child;
-use crate::confine::{Confinement, Failure, cgroup, init, maps_agent};
+use crate::confine::ids::{fork_mappable, map_child};
+use crate::confine::{Confinement, Failure, cgroup, init};
 use crate::host::Step;
 use crate::supervise::end_orphans;
 use crate::sweep::end_inside;
@@ -150,8 +150,9 @@ pub fn start(mut confinement: Confinement<'_>, namespaces: CloneFlags, channel: 
     let adopts = prctl::set_child_subreaper(true).is_ok();
     confinement.keeper = Some(getpid());
     let (launcher, agent) = (confinement.launcher, confinement.agent);
-    let maps = maps_agent(confinement.plan, launcher, agent);
-    let child = match fork_into(namespaces) {
+    let maps = confinement.plan.mapped_outside;
+    let forked = if maps { fork_mappable(namespaces) } else { fork_into(namespaces) };
+    let child = match forked {
         Ok(Fork::Child) => {
             drop(channel);
             confinement.start()

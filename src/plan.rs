@@ -14,7 +14,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::host::{Host, Kind, Shown};
+use crate::host::groups::Group;
+use crate::host::{Host, Kind, Shown, capability};
 use crate::layer::{Decision, Layer};
 use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::claude::Rendered;
@@ -33,10 +34,15 @@ pub struct Plan {
     pub classes: Vec<Denied>,
     /// Namespaces of the cell.
     pub namespaces: Namespaces,
+    /// The launcher maps the user namespace, since it may: two UIDs, and groups that the child can then give up. Who maps
+    /// it by himself must give up setgroups(2) first (user_namespaces(7)).
+    pub mapped_outside: bool,
     /// What the private root shows, where there is one.
     pub root: Option<Root>,
     /// Whose UID the agent has.
     pub identity: Identity,
+    /// The launcher's supplementary groups, where it cannot give them up for the agent.
+    pub groups: Vec<Group>,
     /// The Landlock domain.
     pub landlock: Option<rules::Landlock>,
     /// The seccomp filter.
@@ -259,8 +265,13 @@ impl Plan {
         Ok(Plan {
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
+            mapped_outside: on.namespaces().user && (identity != Identity::Caller || host.has(capability::SETGID)),
             root: on.has(Layer::Root).then(|| root(policy, host, &on)),
             identity,
+            groups: match identity {
+                Identity::Caller => layers::kept_groups(host).to_vec(),
+                Identity::PerRun(_) | Identity::Owner => Vec::new(),
+            },
             landlock,
             filter: rules::filter(policy, &on, network),
             limits: limits(policy, &on, identity),

@@ -5,8 +5,12 @@ use std::fs::OpenOptions;
 use std::io::Write;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::prctl;
-use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getgroups, setgroups, setresgid, setresuid};
+
+use crate::host::groups::Group;
+use crate::sys::process::{Fork, fork_into};
 
 /// A UID and the GID of the same rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,23 @@ pub fn map_self(ids: Ids) -> Result<(), Errno> {
     written
 }
 
+/// Clones a child whose maps this process can write: what /proc has of a process that is not dumpable is root's. A process
+/// without our capabilities may trace neither of the two meanwhile (ptrace(2), access mode checks).
+///
+/// # Errors
+/// The errno of prctl(2) or clone(2).
+pub fn fork_mappable(namespaces: CloneFlags) -> Result<Fork, Errno> {
+    if geteuid().is_root() {
+        return fork_into(namespaces);
+    }
+    prctl::set_dumpable(true)?;
+    let forked = fork_into(namespaces);
+    if !matches!(forked, Ok(Fork::Child)) {
+        prctl::set_dumpable(false)?;
+    }
+    forked
+}
+
 /// Maps the launcher's and the agent's UID and GID to themselves in the user namespace of a child. Only who has
 /// CAP_SETUID and CAP_SETGID outside may map more than one (user_namespaces(7)); the child gives its groups up by itself.
 ///
@@ -45,8 +66,13 @@ pub fn map_self(ids: Ids) -> Result<(), Errno> {
 /// The errno of writing the map: EPERM where UID 0 is one of them and CAP_SETFCAP is missing.
 pub fn map_child(child: Pid, launcher: Ids, agent: Ids) -> Result<(), Errno> {
     let process = child.to_string();
-    write(&process, "uid_map", &(line(launcher.uid.as_raw()) + &line(agent.uid.as_raw())))
-        .and_then(|()| write(&process, "gid_map", &(line(launcher.gid.as_raw()) + &line(agent.gid.as_raw()))))
+    write(&process, "uid_map", &lines(launcher.uid.as_raw(), agent.uid.as_raw()))
+        .and_then(|()| write(&process, "gid_map", &lines(launcher.gid.as_raw(), agent.gid.as_raw())))
+}
+
+/// The kernel takes no id twice.
+fn lines(one: u32, other: u32) -> String {
+    if one == other { line(one) } else { line(one) + &line(other) }
 }
 
 fn line(id: u32) -> String {
@@ -60,6 +86,17 @@ fn write(process: &str, name: &str, text: &str) -> Result<(), Errno> {
     opened
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// With the launcher's UID: no supplementary group but those that the plan names, since they cannot be given up.
+///
+/// # Errors
+/// The errno of setgroups(2): the launcher has groups after all that the plan does not know of.
+pub fn keep_groups(planned: &[Group]) -> Result<(), Errno> {
+    // Not by number: whoever maps his own GID alone sees every other as the overflow one.
+    let own = getegid();
+    let keeps_none = || getgroups().map(|all| all.into_iter().all(|gid| gid == own));
+    if !planned.is_empty() || keeps_none()? { Ok(()) } else { setgroups(&[]) }
 }
 
 /// Becomes the run's UID for good, without a supplementary group.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
-use crate::host::Kind;
+use crate::host::{Kind, groups};
 use crate::job::Job;
 use crate::layer::Decision;
 use crate::policy::NetworkMode;
@@ -131,7 +131,8 @@ fn network(plan: &Plan) -> Vec<String> {
 fn process(plan: &Plan) -> Vec<String> {
     let arguments: Vec<String> = plan.arguments.iter().map(super::Text::show).collect();
     let identity = match plan.identity {
-        Identity::Caller => "the launcher's".to_owned(),
+        Identity::Caller if plan.groups.is_empty() => "the launcher's, without supplementary groups".to_owned(),
+        Identity::Caller => format!("the launcher's, with its groups {}", groups::list(&plan.groups)),
         Identity::PerRun(range) => format!("one of {}-{} for this run alone", range.first, range.last),
         Identity::Owner => "the owner's of the workspace".into(),
     };

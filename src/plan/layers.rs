@@ -3,6 +3,7 @@
 
 use super::{Apart, Namespaces, Planned};
 use crate::cli::Require;
+use crate::host::groups::{self, Group};
 use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
 use crate::policy::agent::AgentSpec;
@@ -256,12 +257,14 @@ fn capabilities(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Ho
 
 /// In a user namespace, too: whoever may change UIDs outside may map the run's into it.
 fn uid(request: &Request, host: &Host) -> Can {
-    if let Fact::Lacks(lack) = &host.uids {
-        return Can::Lack(lack.clone());
+    let kept = kept_groups(host);
+    let lack = |lack: Lack| if kept.is_empty() { Can::Lack(lack) } else { Can::Lack(with_groups(lack, kept)) };
+    if let Fact::Lacks(without) = &host.uids {
+        return lack(without.clone());
     }
     let range = request.uid_range.unwrap_or_else(|| default_range(host));
     if !covers(host, range) {
-        return Can::Lack(Lack::new(
+        return lack(Lack::new(
             format!("this user namespace has no UIDs {}-{}", range.first, range.last),
             "name a range that it has with --uid-range",
         ));
@@ -271,6 +274,17 @@ fn uid(request: &Request, host: &Host) -> Can {
         Workspace::User => Can::Enforce("one for this user alone, the owner's of the workspace".into()),
         Workspace::Directory(_) => Can::Enforce("the owner's of the workspace".into()),
     }
+}
+
+/// A group may open what the UID may not: the socket of a container engine, a disk, another user's files.
+fn with_groups(Lack { why, remedy }: Lack, kept: &[Group]) -> Lack {
+    let why = format!("{why}, and the agent keeps the launcher's groups {}", groups::list(kept));
+    Lack { why, remedy: format!("{remedy}, or start it without groups (setpriv --clear-groups)") }
+}
+
+/// The launcher's groups that an agent with its UID keeps.
+pub fn kept_groups(host: &Host) -> &[Group] {
+    if host.has(capability::SETGID) { &[] } else { &host.groups }
 }
 
 fn covers(host: &Host, range: UidRange) -> bool {

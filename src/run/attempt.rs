@@ -16,9 +16,9 @@ use super::streams::{c_string, resolve};
 use crate::alone::Alone;
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
-use crate::confine::ids::{Ids, map_child};
+use crate::confine::ids::{Ids, fork_mappable, map_child};
 use crate::confine::mounts::{CellFile, Tree};
-use crate::confine::{Command, Confinement, Failure, MAP, Places, clone_flags, has_init, maps_agent, seccomp};
+use crate::confine::{Command, Confinement, Failure, MAP, Places, clone_flags, has_init, seccomp};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::host::Step;
@@ -191,7 +191,13 @@ impl Run<'_> {
         let flags = clone_flags(&plan.namespaces);
         let cloned = Instant::now();
         prepared.lease.iter().for_each(Lease::use_it);
-        let child = match fork_into(if theirs.is_some() { CloneFlags::empty() } else { flags }) {
+        let forked = match &theirs {
+            // Which clones in its turn.
+            Some(_) => fork_into(CloneFlags::empty()),
+            None if plan.mapped_outside => fork_mappable(flags),
+            None => fork_into(flags),
+        };
+        let child = match forked {
             Ok(Fork::Child) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
                 drop((ends.channel, ends.exec_failed, ends.relays, keeper));
@@ -385,7 +391,7 @@ impl Run<'_> {
 
     /// Maps the agent's UID into the cell's user namespace, where there is one and the child may not.
     fn map_ids(&self, plan: &Plan, agent: Ids, watch: &Watch<'_>) -> Result<(), Failure> {
-        if !maps_agent(plan, self.launcher, agent) {
+        if !plan.mapped_outside {
             return Ok(());
         }
         let mapped = match &watch.keeper {

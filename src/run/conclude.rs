@@ -7,7 +7,7 @@ use std::io::Write;
 use nix::errno::Errno;
 
 use super::attempt::Finished;
-use crate::confine::Failure;
+use crate::confine::{ENTER, Failure};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
@@ -88,6 +88,11 @@ pub(super) fn not_confined(failure: Failure) -> Error {
     }
     if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
+    }
+    if failure.errno == Errno::EACCES && failure.action.starts_with(ENTER) {
+        return Error::new(failure.action, failure.errno).hint(
+            "let the agent's UID through every directory above it (chmod o+x), or name another --state-dir or --workspace",
+        );
     }
     Error::new(failure.action, failure.errno).hint("`oubliette doctor` says what this host offers")
 }

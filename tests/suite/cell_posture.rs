@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::resource::{Resource, getrlimit};
 use oubliette::plan::rules::DEVICES;
 use oubliette::policy::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::need;
 use crate::stage::{Running, Stage, Who, descendants, output};
@@ -29,6 +30,9 @@ const POLLUTION: [(&str, &str); 12] = [
     ("HTTPS_PROXY", "http://127.0.0.1:1"),
     ("TMPDIR", "/nowhere"),
 ];
+
+/// What a user namespace shows of a group that it does not map (/proc/sys/kernel/overflowgid).
+const OVERFLOW: u64 = 65_534;
 
 /// A launcher with a mask of its own, ignored and blocked signals, descriptors left open, and a library to preload.
 const MESS: &str = "umask 077; exec 7</ 9</etc/passwd 8>/dev/null; \
@@ -170,7 +174,10 @@ impl Posture<'_> {
             assert_eq!(ids[kind], Value::from(vec![uid; 3]), "real, effective and saved {kind}");
             assert_eq!(ids[format!("fs{kind}")], uid, "of the file system: {kind}");
         }
-        assert_eq!(ids["groups"], Value::from(Vec::<u32>::new()));
+        let planned: Vec<u64> =
+            self.plan["groups"].as_array().unwrap().iter().map(|group| group["gid"].as_u64().unwrap()).collect();
+        let shown = |gid: &u64| if self.plan["namespaces"]["user"] == true { OVERFLOW } else { *gid };
+        assert_eq!(ids["groups"], Value::from(planned.iter().map(shown).collect::<Vec<_>>()));
     }
 
     fn privileges(&self) {
@@ -414,6 +421,60 @@ fn without_one_layer() {
     for who in everybody() {
         for layer in ["pid", "root", "ipc", "uts", "landlock-fs", "landlock-scope", "seccomp", "cgroup"] {
             Case::without(who, &[layer], &[]).check();
+        }
+    }
+}
+
+/// A launcher in two groups, of which the second has no name.
+fn in_groups(mut case: Case) -> Case {
+    case.stage.groups = vec![6, 71_234];
+    case
+}
+
+/// A plain user cannot give up his groups, and what they open is not the UID's: the plan says so, and it is so.
+#[test]
+fn groups_of_a_plain_user_are_kept_and_said() {
+    if !need::as_root() {
+        return;
+    }
+    for off in [&[][..], &NAMESPACES, &[&NAMESPACES[..], &LANDLOCK].concat()] {
+        let case = in_groups(Case::without(Who::User, off, &[]));
+        let posture = case.compare();
+        posture.ids();
+        posture.namespaces();
+        let kept = json!([{"gid": 6, "name": "disk"}, {"gid": 71_234, "name": null}]);
+        assert_eq!(posture.plan["groups"], kept);
+        let said = output(&mut case.command(&["explain"], &["true"])).out;
+        let row = said.lines().find(|line| line.starts_with("  uid ")).unwrap();
+        assert!(row.contains("degrade") && row.contains("groups 6 (disk), 71234;"), "{row}");
+        assert!(row.contains("setpriv --clear-groups"), "{row}");
+        assert!(said.contains("the launcher's, with its groups 6 (disk), 71234\n"), "{said}");
+    }
+}
+
+/// Whoever may give them up does: with a UID of the run's own, with its own UID, in a user namespace, too.
+#[test]
+fn groups_go_wherever_the_launcher_may_give_them_up() {
+    if !need::as_root() {
+        return;
+    }
+    in_groups(Case::new(Who::Root, &["--level", "balanced"])).check();
+    in_groups(Case::without(Who::Root, &["uid"], &[])).check();
+    for (who, rights) in [
+        (Who::Root, &["--bounding-set=-sys_admin", "--inh-caps=-all"][..]),
+        (Who::Root, &["--bounding-set=-sys_admin,-chown", "--inh-caps=-all"]),
+        (Who::User, &["--inh-caps=-all,+setgid", "--ambient-caps=+setgid"]),
+        (Who::User, &["--inh-caps=-all,+setgid,+setuid,+chown", "--ambient-caps=+setgid,+setuid,+chown"]),
+    ] {
+        for off in [&[][..], &["pid", "root"]] {
+            let mut case = in_groups(Case::without(who, off, &[]));
+            case.stage.rights = rights;
+            // The agent's UID must get to a cell of directories.
+            fs::set_permissions(case.stage.own(who), fs::Permissions::from_mode(0o711)).unwrap();
+            let posture = case.compare();
+            assert_eq!(posture.plan["namespaces"]["user"], true, "{who:?} {rights:?}");
+            posture.ids();
+            posture.namespaces();
         }
     }
 }

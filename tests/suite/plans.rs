@@ -33,6 +33,7 @@ pub fn full() -> Host {
     Host {
         uid: 0,
         gid: 0,
+        groups: Vec::new(),
         capabilities: u64::MAX,
         namespaces: Fact::Has(Maker::Privilege),
         mounts: Fact::Has(()),
@@ -65,6 +66,7 @@ pub fn plain() -> Host {
     Host {
         uid: 1000,
         gid: 1000,
+        groups: Vec::new(),
         capabilities: 0,
         namespaces: Fact::Has(Maker::UserNamespace),
         uids: lacks("UID"),

@@ -1,6 +1,7 @@
 //! What holds for every plan: it claims no layer that the host lacks, and more facts never protect less. The facts that
 //! decide are few enough to try all of their combinations.
 
+use oubliette::host::groups::Group;
 use oubliette::host::{Cgroups, Fact, Host, Maker, capability};
 use oubliette::layer::{Layer, Want};
 use oubliette::plan::{Apart, Credential, Denied, Identity, Plan};
@@ -60,7 +61,9 @@ impl Facts {
             uids: fact(uids, "UID"),
             cgroup: if cgroup == 1 { Fact::Has(Cgroups::V2("/sys/fs/cgroup".into())) } else { lacks("cgroup") },
             private_descriptors: descriptors == 1,
-            capabilities: if setpcap == 1 { capability::SETPCAP } else { 0 },
+            capabilities: if setpcap == 1 { capability::SETPCAP } else { 0 }
+                | if uids == 1 { capability::SETGID } else { 0 },
+            groups: vec![Group { gid: 998, name: Some("docker".into()) }],
             ..full()
         }
     }
@@ -117,6 +120,12 @@ fn contradictions(plan: &Plan, host: &Host) -> Vec<String> {
     agree(Layer::Cgroup, plan.cgroup.is_some());
     if (plan.apart == Apart::InSpace) != in_space(plan) || plan.apart == Apart::Neither {
         wrong.push(format!("cells are {:?}", plan.apart));
+    }
+    if plan.groups.is_empty() != host.has(capability::SETGID) {
+        wrong.push(format!("groups {:?}", plan.groups));
+    }
+    if plan.mapped_outside != (plan.namespaces.user && host.has(capability::SETGID)) {
+        wrong.push("the wrong process maps the user namespace".into());
     }
     wrong.extend(plan.classes.iter().filter(|denied| !holds(denied, plan, host)).map(|denied| format!("{denied:?}")));
     if plan.credential == Credential::Pipe && !host.private_descriptors {

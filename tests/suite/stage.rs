@@ -31,6 +31,10 @@ pub struct Stage {
     /// The copy.
     pub program: PathBuf,
     uid: Option<u32>,
+    /// Supplementary groups of whoever starts the program. Only root can give some.
+    pub groups: Vec<u32>,
+    /// Options of setpriv(1) for it, beside groups.
+    pub rights: &'static [&'static str],
 }
 
 /// A number for one user of one test: kill(-1) and limits on processes must not reach those of another.
@@ -58,7 +62,7 @@ impl Stage {
             fs::set_permissions(&own, fs::Permissions::from_mode(mode)).unwrap();
             chown(&own, owner, owner).unwrap();
         }
-        Stage { dir, program, uid }
+        Stage { dir, program, uid, groups: Vec::new(), rights: &[] }
     }
 
     /// The scratch directory.
@@ -97,7 +101,10 @@ impl Stage {
 
     /// Words executed as this user: `wrap` and then the program, in an environment of PATH and HOME.
     pub fn command(&self, who: Who, wrap: &[&str]) -> Command {
-        let mut words = wrap.iter().map(Path::new).chain([self.program.as_path()]);
+        let uid = self.uid.filter(|_| who == Who::User);
+        let with_groups = self.with_groups(uid);
+        let wrap = with_groups.iter().map(String::as_str).chain(wrap.iter().copied()).map(Path::new);
+        let mut words = wrap.chain([self.program.as_path()]);
         let mut command = Command::new(words.next().unwrap());
         command
             .args(words)
@@ -106,11 +113,22 @@ impl Stage {
             .env("HOME", self.own(who))
             .current_dir(self.own(who));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(uid) = self.uid.filter(|_| who == Who::User) {
+        if let Some(uid) = uid.filter(|_| with_groups.is_empty()) {
             // The standard library also empties the supplementary groups when root gives a user id.
             command.uid(uid).gid(uid);
         }
         command
+    }
+
+    /// What starts a command with the groups.
+    fn with_groups(&self, uid: Option<u32>) -> Vec<String> {
+        if self.groups.is_empty() {
+            return Vec::new();
+        }
+        let groups = self.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let ids = uid.iter().flat_map(|uid| [format!("--reuid={uid}"), format!("--regid={uid}")]);
+        let rights = self.rights.iter().map(|option| (*option).to_owned());
+        ["setpriv".to_owned(), format!("--groups={groups}")].into_iter().chain(ids).chain(rights).collect()
     }
 
     /// `oubliette run` as this user, with the state directory of the stage; options to follow.

@@ -54,6 +54,15 @@ fn state_directories_that_cannot_be_used() {
     let mut findings = Findings::default();
     let ended = lab.launch(Who::Plain, words(&["--state-dir", "home"], &["true"])).run();
     findings.refused(&lab, "HOME", &ended, 125, &["state directory", "home", "other files"]);
+    lab.directory("closed", 0o700);
+    let level = include_str!("../../../policies/developer.toml");
+    lab.file("directories.toml", format!("{level}\n[layers]\nroot = \"off\"\n"), 0o644);
+    for name in ["closed", "directories.toml"] {
+        std::os::unix::fs::chown(lab.path(name), Some(0), Some(0)).unwrap();
+    }
+    let closed = words(&["--state-dir", "closed/state", "--policy", "directories.toml"], &["true"]);
+    let ended = lab.launch(Who::Root, closed).after("ls closed/state/cells >&2").run();
+    findings.refused(&lab, "closed", &ended, 125, &["enter the workspace", "closed/state/cells/", "chmod o+x"]);
     findings.none();
     let mode = std::fs::metadata(lab.path("home")).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode, 0o700, "a directory that is not taken keeps its mode");
