@@ -271,6 +271,11 @@ impl Host {
                 said,
                 "run outside this container's seccomp or AppArmor profile (Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined)",
             ),
+            Step::Pivot => lose(
+                &mut self.mounts,
+                said,
+                "have a file system of its own at /, as switch_root(8) makes it: the initial ramfs cannot be left",
+            ),
             Step::Proc => lose(
                 &mut self.proc,
                 said,
@@ -281,7 +286,11 @@ impl Host {
             }
             Step::Seccomp => lose(&mut self.seccomp, said, "use a kernel with CONFIG_SECCOMP_FILTER"),
             Step::Descriptors => false,
-            Step::Cgroup => lose(&mut self.cgroup, said, "run as root, or delegate a cgroup (systemd: Delegate=yes)"),
+            Step::Cgroup => lose(
+                &mut self.cgroup,
+                said,
+                "run as root, or delegate a cgroup whose cgroup.subtree_control has memory and pids",
+            ),
         }
     }
 
@@ -315,10 +324,12 @@ pub enum Step {
     Cgroup,
     /// Being kept out of the launcher's environment and descriptors.
     Descriptors,
+    /// Changing the root.
+    Pivot,
 }
 
 impl Step {
-    const ALL: [Step; 10] = [
+    const ALL: [Step; 11] = [
         Step::Clone,
         Step::UserMap,
         Step::Uts,
@@ -329,6 +340,7 @@ impl Step {
         Step::Seccomp,
         Step::Cgroup,
         Step::Descriptors,
+        Step::Pivot,
     ];
 
     /// From its number in a message of the child's.
@@ -348,6 +360,7 @@ impl Step {
             Step::Seccomp => "seccomp(2)",
             Step::Cgroup => "the cgroup file system",
             Step::Descriptors => "/proc",
+            Step::Pivot => "pivot_root(2)",
         }
     }
 }

@@ -151,8 +151,8 @@ pub fn start(mut confinement: Confinement<'_>, namespaces: CloneFlags, channel: 
     confinement.keeper = Some(getpid());
     let (launcher, agent) = (confinement.launcher, confinement.agent);
     let maps = confinement.plan.mapped_outside;
-    let forked = if maps { fork_mappable(namespaces) } else { fork_into(namespaces) };
-    let child = match forked {
+    let fork = if maps { fork_mappable } else { fork_into };
+    let child = match fork(namespaces) {
         Ok(Fork::Child) => {
             drop(channel);
             confinement.start()

@@ -42,7 +42,7 @@ pub fn find(uid: u32, cpu_percent: u32) -> Fact<Cgroups> {
     match (at("memory"), at("pids"), cpu) {
         (None, None, None) => Fact::Lacks(Lack::new(
             if uid == 0 { "no cgroup file system can be written" } else { "no cgroup is delegated to this user" },
-            "mount it writable, run as root, or delegate one (systemd: Delegate=memory pids cpu)",
+            "mount it writable, run as root, or delegate one whose cgroup.subtree_control has memory and pids (systemd: Delegate=memory pids cpu, DelegateSubgroup=)",
         )),
         (memory, pids, cpu) => Fact::Has(Cgroups::V1 { memory, pids, cpu }),
     }

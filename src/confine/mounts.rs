@@ -125,7 +125,7 @@ impl Tree<'_> {
         }
         self.devices()?;
         self.proc()?;
-        pivot_root(".", ".").map_err(|errno| failure(errno, "make it the root"))?;
+        pivot_root(".", ".").map_err(|errno| Failure::at(Step::Pivot, errno, "make it the root"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(|errno| failure(errno, "leave the old root"))?;
         chdir("/").map_err(|errno| failure(errno, "enter the new root"))
     }

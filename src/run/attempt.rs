@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::host::Step;
 use crate::job::Job;
-use crate::keeper::{self, Charge, Keeper, end_all, wipe};
+use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::plan::{Apart, Identity, Plan};
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
@@ -175,6 +175,15 @@ impl Run<'_> {
         }
     }
 
+    /// This process is the keeper.
+    fn keep(&self, plan: &Plan, prepared: Prepared, ward: Ward) -> ! {
+        let Prepared { cell, lease, agent, alone, .. } = prepared;
+        let cgroups = plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id));
+        let held = self.kept.iter().map(Kept::descriptor).chain(alone.iter().map(Alone::as_fd)).collect();
+        let alone = alone.is_some().then_some(agent.uid);
+        Charge { cell, lease, alone, cgroups: cgroups.unwrap_or_default(), held, ward }.keep()
+    }
+
     /// Clones the child, which puts the plan into force and starts the agent. Gives the finished attempt where the
     /// host grants no such clone.
     fn launch<'a>(
@@ -191,23 +200,15 @@ impl Run<'_> {
         let flags = clone_flags(&plan.namespaces);
         let cloned = Instant::now();
         prepared.lease.iter().for_each(Lease::use_it);
-        let forked = match &theirs {
-            // Which clones in its turn.
-            Some(_) => fork_into(CloneFlags::empty()),
-            None if plan.mapped_outside => fork_mappable(flags),
-            None => fork_into(flags),
-        };
-        let child = match forked {
+        let fork = if plan.mapped_outside && theirs.is_none() { fork_mappable } else { fork_into };
+        // The keeper clones in its turn.
+        let child = match fork(if theirs.is_some() { CloneFlags::empty() } else { flags }) {
             Ok(Fork::Child) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
                 drop((ends.channel, ends.exec_failed, ends.relays, keeper));
                 let Some(channel) = theirs else { confinement.start() };
                 let ward = keeper::start(confinement, flags, channel);
-                let Prepared { cell, lease, agent, alone, .. } = prepared;
-                let cgroups = plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id));
-                let held = self.kept.iter().map(Kept::descriptor).chain(alone.iter().map(Alone::as_fd)).collect();
-                let alone = alone.is_some().then_some(agent.uid);
-                Charge { cell, lease, alone, cgroups: cgroups.unwrap_or_default(), held, ward }.keep()
+                self.keep(plan, prepared, ward)
             }
             Ok(Fork::Parent(child)) => child,
             Err(errno) => {

@@ -3,6 +3,7 @@
 
 mod agent; // the real agent makes an edit under gVisor
 mod filter; // seccomp filters of a container runtime and of an old kernel
+mod machine; // another kernel, in a virtual machine
 mod sandbox; // makes an environment and runs a script in it
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ impl Expected {
         let mark = rand::random_range(10_000..100_000).to_string();
         let text = sandbox.run(&scratch, &[("S", "/tmp/scratch"), ("MARK", &mark)], &["sh", "/mnt/checks.sh"]);
         let said = sections(&text);
+        assert!(said.contains_key("explain"), "the script ended before its end: {text}");
         self.check_run(&said);
         self.check_neighbours(&said);
         self.check_refusal(&said["all"]);
@@ -197,4 +199,68 @@ fn gvisor_as_a_plain_user() {
     // no second one.
     let enforces = &["pid", "ipc", "uts", "alone"];
     Expected { kind: Kind::Gvisor, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("gvisor-user");
+}
+
+#[test]
+fn linux_6_1_as_root() {
+    let enforces = &["pid", "root", "ipc", "uts", "uid", "landlock-fs", "cgroup"];
+    let lacks = Some(("landlock-net", "use a kernel from 6.7"));
+    Expected { kind: Kind::Machine, uid: 0, enforces, open: &[], lacks }.check("linux-6.1-root");
+}
+
+#[test]
+fn linux_6_1_as_a_plain_user() {
+    let enforces = &["pid", "root", "ipc", "uts", "landlock-fs", "cgroup"];
+    Expected { kind: Kind::Machine, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("linux-6.1-user");
+}
+
+/// What the bounds come to in the unified hierarchy, for root and for a user to whom a group is delegated.
+#[test]
+fn control_groups_of_the_unified_hierarchy() {
+    if !machine::there() {
+        return;
+    }
+    let level = include_str!("../../policies/developer.toml");
+    let start = level.find("[limits]").unwrap();
+    let end = level[start..].find("\n\n").map_or(level.len(), |length| start + length);
+    let limits = "[limits]\nmemory = \"64MiB\"\nprocesses = 30\ncpu-percent = 50";
+    let small = [&level[..start], limits, &level[end..]].concat();
+    let at_once = |uid: u32| {
+        let scratch = Scratch::new();
+        scratch.file("small.toml", small.as_bytes());
+        scratch.file("groups.sh", include_bytes!("environments/groups.sh"));
+        let variables = [("S", "/tmp/scratch")];
+        let text = machine::run(&scratch, uid, machine::Root::Tmpfs, &variables, &["sh", "/mnt/groups.sh"]);
+        let said = sections(&text);
+        let bounds = "67108864\n30\n50000 100000\n1\n2\nstatus 0\n0::/";
+        assert!(said["bounds"].starts_with(bounds), "{text}");
+        assert!(said["bounds"].ends_with("oubliette-\n"), "/sys is empty in a cell: {text}");
+        let (status, peak) = said["memory"].split_once('\n').unwrap();
+        assert_eq!(status, "status 137", "{text}");
+        let peak: u64 = peak.trim().strip_prefix("\"peak-cell\":").unwrap().parse().unwrap();
+        assert!((60 << 20..=64 << 20).contains(&peak), "{text}");
+        assert_eq!(said["processes"], "Cannot fork\n", "{text}");
+        assert_eq!(said["killed"], "groups 1\nstatus 0\n", "{text}");
+        assert_eq!(said["left"], "", "{text}");
+    };
+    std::thread::scope(|scope| [0, PLAIN].map(|uid| scope.spawn(move || at_once(uid))).map(|one| one.join().unwrap()));
+}
+
+/// A micro-VM that never leaves its initial ramfs has no root that could be changed.
+#[test]
+fn the_initial_ramfs_cannot_be_left() {
+    if !machine::there() {
+        return;
+    }
+    let script = "/mnt/oubliette run -q -- sh -c 'echo ran; id -u | cut -c 1-2' 2>&1; /mnt/oubliette explain -- true";
+    let said = machine::run(&Scratch::new(), 0, machine::Root::Ramfs, &[], &["sh", "-c", script]);
+    assert!(said.contains("ran\n"), "{said}");
+    for layer in ["root", "pid"] {
+        let row = said.lines().find(|line| line.starts_with(&format!("  {layer} "))).unwrap();
+        assert!(row.contains("degrade  pivot_root(2) answers invalid argument (EINVAL)"), "{said}");
+        assert!(row.contains("switch_root(8)"), "{said}");
+    }
+    for layer in ["uid", "landlock-fs", "ipc", "cgroup"] {
+        assert!(said.contains(&format!("  {layer:<15} enforce")), "{said}");
+    }
 }

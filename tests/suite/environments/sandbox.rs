@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::filter;
+use super::{filter, machine};
 use crate::need::{copy_program, need_program};
 
 /// Whoever is not root.
@@ -52,6 +52,8 @@ pub enum Kind {
     NoProc,
     /// gVisor, everything read-only but a /tmp and a /run.
     Gvisor,
+    /// A virtual machine with Linux 6.1 and the unified hierarchy of control groups.
+    Machine,
 }
 
 /// One of them, and who starts the launcher in it.
@@ -89,12 +91,18 @@ impl Scratch {
 impl Sandbox {
     /// The programs that make it; says which one is missing.
     pub fn there(&self) -> bool {
+        if self.kind == Kind::Machine {
+            return machine::there();
+        }
         let needed: &[&str] = if self.kind == Kind::Gvisor { &["runsc"] } else { &["bwrap", "setpriv"] };
         needed.iter().all(|name| need_program(name).is_some())
     }
 
     /// Words executed in it, with these variables, at /mnt a read-only view of the scratch directory.
     pub fn run(&self, scratch: &Scratch, variables: &[(&str, &str)], words: &[&str]) -> String {
+        if self.kind == Kind::Machine {
+            return machine::run(scratch, self.uid, machine::Root::Tmpfs, variables, words);
+        }
         let mut command = Command::new("timeout");
         command.args(["--kill-after=5", &LONGEST.as_secs().to_string()]);
         if self.kind == Kind::Gvisor {
