@@ -98,6 +98,7 @@ fn dispatch(command: Command, matches: &ArgMatches) -> Result<Exit> {
         Command::Sweep(args) => sweep(&args),
         Command::Ps(args) => ps(&args),
         Command::Kill(KillArgs { cell, state_dir }) => {
+            crate::run::need_proc()?;
             sweep::end(&open_state(state_dir.as_deref())?, &cell).map(|()| Exit::Agent(0))
         }
         Command::Policy(args) => policy(args.action),
@@ -138,6 +139,7 @@ fn explain(args: ExplainArgs, matches: &ArgMatches) -> Result<Exit> {
 }
 
 fn doctor(args: DoctorArgs) -> Result<Exit> {
+    crate::run::need_proc()?;
     if args.attack {
         return besiege(&args);
     }
@@ -217,6 +219,8 @@ fn library() -> Result<Library> {
 }
 
 fn sweep(args: &SweepArgs) -> Result<Exit> {
+    // Processes that dead runs left are found there: without it their files alone would go.
+    crate::run::need_proc()?;
     let swept = sweep::sweep(&open_state(args.state_dir.as_deref())?, args.dry_run)?;
     if args.json {
         print_json(&swept)?;

@@ -3,6 +3,7 @@
 
 pub mod groups;
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use crate::layer::{Layer, Want};
 use crate::plan::layers;
+use crate::plan::rules::DEVICES;
 use crate::policy::Policy;
 use crate::program::Program;
 use crate::request::Request;
@@ -208,7 +210,7 @@ impl Host {
             groups: groups::supplementary(capabilities & capability::SETGID == 0),
             capabilities,
             namespaces: namespaces(capabilities),
-            mounts: Fact::Has(()),
+            mounts: if wanted(Layer::Root) { devices() } else { Fact::Has(()) },
             proc: Fact::Has(()),
             uts: Fact::Has(()),
             net: Fact::Has(()),
@@ -401,6 +403,16 @@ fn user_namespaces() -> Fact<Maker> {
         return Fact::lacks("user namespaces are off for users (kernel.unprivileged_userns_clone = 0)", USERNS_REMEDY);
     }
     Fact::Has(Maker::UserNamespace)
+}
+
+/// A private root shows the host's own devices. A cell without one of them would be worse than none: programs take an
+/// empty file for randomness.
+fn devices() -> Fact<()> {
+    let there = |path: &Path| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_char_device());
+    let missing = DEVICES.iter().map(|name| Path::new("/dev").join(name)).find(|path| !there(path));
+    missing.map_or(Fact::Has(()), |path| {
+        Fact::lacks(format!("there is no device {}", path.display()), "let the container's runtime make /dev")
+    })
 }
 
 fn landlock() -> Fact<u32> {

@@ -200,6 +200,12 @@ pub struct Files {
     pub config: Vec<HostPath>,
 }
 
+/// Where musl's loader looks for libraries, if they are not in its usual places.
+#[cfg(target_arch = "x86_64")]
+const MUSL_PATH: &str = "/etc/ld-musl-x86_64.path";
+#[cfg(not(target_arch = "x86_64"))]
+const MUSL_PATH: &str = "/etc/ld-musl-aarch64.path";
+
 impl Default for Files {
     fn default() -> Files {
         let list = |names: &[&str]| names.iter().filter_map(|&name| HostPath::try_from(name.to_owned()).ok()).collect();
@@ -210,6 +216,7 @@ impl Default for Files {
                 "/etc/ca-certificates",
                 "/etc/crypto-policies",
                 "/etc/ld.so.cache",
+                MUSL_PATH,
                 "/etc/localtime",
                 "/etc/pki/ca-trust",
                 "/etc/pki/tls",

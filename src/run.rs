@@ -7,6 +7,7 @@ mod streams;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileTypeExt;
 use std::time::Instant;
 
 use nix::fcntl::OFlag;
@@ -57,7 +58,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     known.user = request.user.to_string();
     known.agent = request.agent.clone().unwrap_or_default();
     hide_launcher()?;
-    need_proc()?;
+    need_host()?;
     let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
     let signals = take_signals()?;
@@ -124,7 +125,7 @@ fn refused(known: &mut Report, refusal: Refusal) -> Error {
 pub fn rehearse(job: &mut Job) -> Result<()> {
     // As in a run: what a child can open of the launcher is part of what is tried.
     hide_launcher()?;
-    need_proc()?;
+    need_host()?;
     let signals = take_signals()?;
     let mut host = job.host.clone();
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
@@ -211,11 +212,24 @@ fn check_standard_streams() -> Result<()> {
 
 /// A link is not followed by changing its mode without /proc (fchmodat(3)), processes of dead cells are found there, and
 /// hardly an agent starts without.
-fn need_proc() -> Result<()> {
+///
+/// # Errors
+/// It is not mounted.
+pub fn need_proc() -> Result<()> {
     match std::fs::symlink_metadata("/proc/self") {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::new("use this host", "it shows no /proc")
             .hint("mount it in the container: mount -t proc proc /proc")),
+    }
+}
+
+/// What every run stands on, with or without a private root: /proc, and the device to which closed streams lead.
+fn need_host() -> Result<()> {
+    need_proc()?;
+    match std::fs::metadata("/dev/null") {
+        Ok(meta) if meta.file_type().is_char_device() => Ok(()),
+        _ => Err(Error::new("use this host", "it has no device /dev/null")
+            .hint("let the container's runtime make /dev, or bind the host's /dev/null into the root")),
     }
 }
 

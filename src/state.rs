@@ -45,6 +45,10 @@ impl State {
         if let Some(state) = stepped_round() {
             return Ok(state);
         }
+        if !defaults().iter().any(|path| path.parent().is_some_and(Path::exists)) {
+            return Err(Error::new("find a place for the state", "this root has neither /run nor /var/tmp nor /tmp")
+                .hint("mount a tmpfs on /tmp, or name a directory of this user's own with --state-dir"));
+        }
         Err(first
             .unwrap_or_else(|| Error::new("find a state directory", "there is no place for one"))
             .hint("name a directory of this user's own with --state-dir"))
@@ -76,7 +80,12 @@ impl State {
     /// # Errors
     /// As for [`State::open`].
     pub fn leases(&self) -> Result<OwnedFd> {
-        let default = if self.named { Some(State::open(None)?) } else { None };
+        let shared = |error: Error| {
+            error.hint(
+                "UIDs are leased in one place for all launchers, whatever --state-dir says: mount a tmpfs on /run",
+            )
+        };
+        let default = if self.named { Some(State::open(None).map_err(shared)?) } else { None };
         let dir = default.as_ref().map_or(self.dir.as_fd(), |state| state.dir.as_fd());
         own_directory(dir, OsStr::new("uids")).map_err(|refused| {
             let cause = match refused {

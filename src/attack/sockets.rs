@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::Read;
-use std::net::{SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, connect, sendto};
 
-use super::target::{Target, any, read_some};
+use super::target::{LOOPBACK, Target, any, read_some};
 use super::{Miss, Tried, absent, blocked};
 use crate::sys::attack::kernel;
 
@@ -86,8 +86,8 @@ pub(super) fn fast_open(t: &Target) -> Tried {
 
 pub(super) fn udp(t: &Target) -> Tried {
     let port = t.udp.ok_or_else(|| t.lacks("udp"))?;
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(("127.0.0.1", port))?;
+    let socket = UdpSocket::bind(LOOPBACK)?;
+    socket.connect((Ipv4Addr::LOCALHOST, port))?;
     socket.send(b"x")?;
     socket.set_read_timeout(Some(ANSWER))?;
     let mut bytes = [0; 64];

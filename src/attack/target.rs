@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Miss, Tried, absent, blocked};
 use crate::sys::attack::ipc;
+
+/// Any free port of this host. An address, never its name: one look-up by name in the program would link the C
+/// library's resolver, which loads the host's NSS modules.
+pub(crate) const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
 /// A directory or file and the inode that it is for its owner.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]

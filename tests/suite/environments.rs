@@ -4,7 +4,7 @@
 mod agent; // the real agent makes an edit under gVisor
 mod filter; // seccomp filters of a container runtime and of an old kernel
 mod machine; // another kernel, in a virtual machine
-mod sandbox; // makes an environment and runs a script in it
+pub mod sandbox; // makes an environment and runs a script in it
 
 use std::collections::BTreeMap;
 

@@ -31,6 +31,7 @@ mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
+mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
 mod siege; // `doctor --attack`: what the plan promises about every attack against what the kernel does

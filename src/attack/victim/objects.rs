@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::attack::target::{Place, Target};
+use crate::attack::target::{LOOPBACK, Place, Target};
 use crate::sys::attack::ipc;
 
 /// What the victim holds open while it lives.
@@ -111,10 +111,10 @@ impl Objects {
         if self.listen("tmp_socket", made.map(Listener::Unix)) {
             self.target.tmp_socket = Some(path);
         }
-        let made = TcpListener::bind("127.0.0.1:0");
+        let made = TcpListener::bind(LOOPBACK);
         self.target.tcp = made.as_ref().ok().and_then(|l| l.local_addr().ok()).map(|address| address.port());
         self.listen("tcp", made.map(Listener::Tcp));
-        let made = UdpSocket::bind("127.0.0.1:0");
+        let made = UdpSocket::bind(LOOPBACK);
         self.target.udp = made.as_ref().ok().and_then(|l| l.local_addr().ok()).map(|address| address.port());
         self.listen("udp", made.map(Listener::Udp));
     }

@@ -103,19 +103,12 @@ impl Sandbox {
         if self.kind == Kind::Machine {
             return machine::run(scratch, self.uid, machine::Root::Tmpfs, variables, words);
         }
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", &LONGEST.as_secs().to_string()]);
         if self.kind == Kind::Gvisor {
-            let bundle = tempfile::Builder::new().prefix("bundle-").tempdir_in(scratch.0.path()).unwrap();
-            let config = self.bundle(scratch.0.path(), variables, words);
-            fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
-            let id = format!("oubliette-test-{:016x}", rand::random::<u64>());
-            let network = if self.host_network { "--network=host" } else { "--network=none" };
-            command.arg("runsc").arg("--root").arg(bundle.path().join("state"));
-            command.args([network, "--platform=ptrace", "--rootless", "--ignore-cgroups", "run", "--bundle"]);
-            command.arg(bundle.path()).arg(id);
-            return finish(&mut command);
+            let inside = Inside { root: Path::new("/"), uid: self.uid, host_network: self.host_network };
+            let mounts = [tmpfs("/run", "755"), tmpfs("/var/tmp", "1777"), shown("/mnt", scratch.0.path())];
+            return inside.run(scratch.0.path(), &mounts, variables, words);
         }
+        let mut command = patient();
         command.args(["sh", "-c", &format!("exec \"$@\" {}", self.filter(scratch)), "sh", "bwrap"]);
         command.args(self.container(scratch.0.path()));
         for (name, value) in variables {
@@ -170,20 +163,57 @@ impl Sandbox {
         }
         words.into_iter().map(str::to_owned).collect()
     }
+}
+
+/// A gVisor sandbox with this root, which nobody can write to.
+pub struct Inside<'a> {
+    pub root: &'a Path,
+    pub uid: u32,
+    pub host_network: bool,
+}
+
+fn mount(at: &str, kind: &str, options: &[&str]) -> Value {
+    json!({"destination": at, "type": kind, "source": kind, "options": options})
+}
+
+/// A tmpfs with this mode.
+pub fn tmpfs(at: &str, mode: &str) -> Value {
+    mount(at, "tmpfs", &[&format!("mode={mode}")])
+}
+
+/// A read-only view of a directory.
+fn shown(at: &str, directory: &Path) -> Value {
+    json!({"destination": at, "type": "bind", "source": directory, "options": ["rbind", "ro"]})
+}
+
+impl Inside<'_> {
+    /// Words executed in it; `at` is where its files may be. It has /proc, /dev, /sys, a /tmp and these mounts.
+    pub fn run(&self, at: &Path, mounts: &[Value], variables: &[(&str, &str)], words: &[&str]) -> String {
+        let bundle = tempfile::Builder::new().prefix("bundle-").tempdir_in(at).unwrap();
+        let config = self.bundle(mounts, variables, words);
+        fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
+        let id = format!("oubliette-test-{:016x}", rand::random::<u64>());
+        let network = if self.host_network { "--network=host" } else { "--network=none" };
+        let mut command = patient();
+        command.arg("runsc").arg("--root").arg(bundle.path().join("state"));
+        command.args([network, "--platform=ptrace", "--rootless", "--ignore-cgroups", "run", "--bundle"]);
+        finish(command.arg(bundle.path()).arg(id))
+    }
 
     /// What runsc is to run (opencontainers/runtime-spec, config.md).
-    fn bundle(&self, scratch: &Path, variables: &[(&str, &str)], words: &[&str]) -> Value {
+    fn bundle(&self, more: &[Value], variables: &[(&str, &str)], words: &[&str]) -> Value {
         let granted: &[&str] = if self.uid == 0 { &DOCKER } else { &[] };
-        let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
         let variables = variables.iter().map(|(name, value)| format!("{name}={value}"));
         let fixed = ["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp"].map(str::to_owned);
         let kinds = ["pid", "network", "ipc", "uts", "mount"].into_iter();
         let namespaces = kinds.filter(|kind| *kind != "network" || !self.host_network);
         let namespaces: Vec<Value> = namespaces.map(|kind| json!({"type": kind})).collect();
+        let sys = mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]);
+        let usual = [mount("/proc", "proc", &[]), mount("/dev", "tmpfs", &[]), sys, tmpfs("/tmp", "1777")];
         json!({
             "ociVersion": "1.0.0",
             "hostname": "gvisor",
-            "root": {"path": "/", "readonly": true},
+            "root": {"path": self.root, "readonly": true},
             "process": {
                 "user": {"uid": self.uid, "gid": self.uid},
                 "args": words,
@@ -192,22 +222,21 @@ impl Sandbox {
                 "capabilities": {"bounding": DOCKER, "effective": granted, "inheritable": granted, "permitted": granted},
                 "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096}],
             },
-            "mounts": [
-                mount("/proc", "proc", &[]),
-                mount("/dev", "tmpfs", &[]),
-                mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-                mount("/tmp", "tmpfs", &["mode=1777"]),
-                mount("/run", "tmpfs", &["mode=755"]),
-                mount("/var/tmp", "tmpfs", &["mode=1777"]),
-                {"destination": "/mnt", "type": "bind", "source": scratch, "options": ["rbind", "ro"]},
-            ],
+            "mounts": usual.iter().chain(more).collect::<Vec<_>>(),
             "linux": {"namespaces": namespaces},
         })
     }
 }
 
+/// A command that ends in time, to which its words are to be added.
+pub fn patient() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", &LONGEST.as_secs().to_string()]);
+    command
+}
+
 /// Output and errors in one text: a message belongs to the section in which it is said.
-fn finish(command: &mut Command) -> String {
+pub fn finish(command: &mut Command) -> String {
     let (mut from, to) = std::io::pipe().unwrap();
     let mut child = command
         .stdin(Stdio::null())
