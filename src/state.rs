@@ -115,23 +115,25 @@ fn persistent() -> Result<PathBuf> {
         return Err(Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
             .hint("name one with --state-dir"));
     };
-    std::fs::create_dir_all(&base).map_err(|error| Error::new(format!("make {}", base.display()), error))?;
+    std::fs::create_dir_all(&base).map_err(|error| Error::new(format!("make {}", base.display()), error).hint(HINT))?;
     Ok(base.join("oubliette"))
 }
+
+const HINT: &str =
+    "name a directory of this user's own, on a disk that is neither full nor read-only, with --state-dir";
 
 /// A directory of this user's own and one in it, both made where they are not there.
 fn open_pair(path: &Path, below: &str) -> Result<(OwnedFd, OwnedFd)> {
     let object = format!("use state directory {}", path.display());
-    let hint = "name a directory of this user's own, on a disk that is neither full nor read-only, with --state-dir";
     let refused = |refused: NotOurs| {
         let error = match refused {
             NotOurs::Errno(errno) => Error::new(&*object, errno),
             NotOurs::Foreign(why) => Error::new(&*object, why),
         };
-        error.hint(hint)
+        error.hint(HINT)
     };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::new(&*object, "it is no directory of its own").hint(hint));
+        return Err(Error::new(&*object, "it is no directory of its own").hint(HINT));
     };
     let parent = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let parent = parent.map_err(|errno| refused(NotOurs::Errno(errno)))?;

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Findings, Row, table, words};
-use crate::launch::{Lab, Who, everybody};
+use crate::launch::{Lab, Launch, Who, everybody};
 use crate::need;
 
 fn signal(child: &std::process::Child, signal: Signal) {
@@ -89,6 +89,104 @@ fn names_that_somebody_took_first_are_stepped_round() {
         std::fs::remove_dir_all(lab.path("run/oubliette")).unwrap();
         findings.works(&lab, &format!("{who:?}"), &ended);
         assert!(ended.stdout.contains(&format!("oubliette-{uid}.")), "{ended:?}");
+    }
+    findings.none();
+}
+
+/// The usual places for cells, each under a mount of the test's; the lab itself is seen at /mnt.
+fn places<'l>(lab: &'l Lab, who: Who, command: &[&str], mount: &str) -> Launch<'l> {
+    let places = ["/run", "/var/tmp", "/tmp"].map(|place| mount.replace("PLACE", place)).join(" && ");
+    lab.launch(who, words(&[], command))
+        .mounts("mount --bind $L /mnt && cd /mnt")
+        .mounts(&places)
+        .program("/mnt/oubliette")
+        .env("XDG_RUNTIME_DIR", "")
+        .after("find /run /var/tmp /tmp -path '*/cells/*' >&2")
+}
+
+#[test]
+fn every_place_for_cells_is_read_only_or_full() {
+    if !need::as_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut findings = Findings::default();
+    let full =
+        "mount -t tmpfs -o size=4k,mode=1777 full PLACE && { head -c 9999 /dev/zero >PLACE/x 2>/dev/null || :; }";
+    let names = "mount -t tmpfs -o nr_inodes=2,mode=1777 full PLACE && { : >PLACE/x || :; }";
+    for (mount, cause) in
+        [("mount -t tmpfs -o ro none PLACE", "Read-only"), (full, "No space left"), (names, "No space")]
+    {
+        for (who, first) in [(Who::Root, "/run/oubliette"), (Who::Plain, "/var/tmp/oubliette-")] {
+            let ended = places(&lab, who, &["true"], mount).run();
+            findings.refused(&lab, &format!("{who:?} {mount}"), &ended, 125, &[first, cause, "--state-dir"]);
+        }
+    }
+    // One place is enough.
+    for who in everybody() {
+        let ended = places(&lab, who, &["true"], "mount -t tmpfs -o ro none PLACE")
+            .mounts("mount -t tmpfs -o mode=1777 t /tmp")
+            .run();
+        findings.works(&lab, &format!("{who:?} /tmp"), &ended);
+    }
+    findings.none();
+}
+
+#[test]
+fn a_read_only_root() {
+    if !need::as_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut findings = Findings::default();
+    for who in everybody() {
+        for (options, code) in [(&["-q"][..], 0), (&["-q", "--workspace", "user", "--user", "a"], 125)] {
+            let ended = lab
+                .launch(who, words(options, &["sh", "-c", "echo x >~/file && cat ~/file >/tmp/file"]))
+                .mounts("mount -t tmpfs -o mode=1777 t /var/tmp && mount --bind $L $L")
+                .mounts("mount -o remount,bind,ro / && mount -o remount,bind,ro $L")
+                .setup("! touch $L/mine/x /var/lib/x 2>/dev/null")
+                .env("XDG_RUNTIME_DIR", "")
+                .run();
+            let name = format!("{who:?} {options:?}");
+            match code {
+                0 => findings.works(&lab, &name, &ended),
+                code => findings.refused(&lab, &name, &ended, code, &["Read-only", "--state-dir"]),
+            }
+        }
+    }
+    findings.none();
+}
+
+#[test]
+fn a_host_without_proc_or_shared_memory() {
+    if !need::as_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut findings = Findings::default();
+    for who in everybody() {
+        let lines: [&[&str]; 6] = [
+            &["run", "--", "true"],
+            &["explain", "--", "true"],
+            &["doctor"],
+            &["doctor", "--attack"],
+            &["sweep"],
+            &["kill", "x"],
+        ];
+        for line in lines {
+            let ended = lab.launch(who, line).mounts("mount -t tmpfs none /proc").run();
+            findings.refused(&lab, &format!("{who:?} {line:?}"), &ended, 125, &["it shows no /proc", "mount -t proc"]);
+        }
+        // The cell has one of its own.
+        let devices = "mkdir -p $L/dev && for d in null zero full random urandom tty; do : >$L/dev/$d && \
+             mount --bind /dev/$d $L/dev/$d || exit; done && mount --rbind $L/dev /dev";
+        let ended = lab
+            .launch(who, words(&["-q"], &["sh", "-c", "! test -e /dev/sda && : >/dev/shm/file"]))
+            .mounts(devices)
+            .setup("! test -e /dev/shm")
+            .run();
+        findings.works(&lab, &format!("{who:?} /dev/shm"), &ended);
     }
     findings.none();
 }
