@@ -13,6 +13,7 @@ use crate::layer::{Layer, Want};
 use crate::plan::layers;
 use crate::plan::rules::DEVICES;
 use crate::policy::Policy;
+use crate::policy::deny::Class;
 use crate::program::Program;
 use crate::request::Request;
 use crate::sys;
@@ -67,6 +68,8 @@ pub struct Host {
     pub extra: Vec<(PathBuf, Kind)>,
     /// What the agent itself executes, as far as it is there.
     pub agent_programs: Vec<PathBuf>,
+    /// Classes of deny rules for places where the cell's own directory lies, or its workspace.
+    pub around: Vec<Class>,
     /// Variables of the launcher that an agent may see.
     #[serde(skip)]
     pub inherited: Vec<(std::ffi::OsString, std::ffi::OsString)>,
@@ -242,6 +245,7 @@ impl Host {
             servers: Vec::new(),
             extra: Vec::new(),
             agent_programs: Vec::new(),
+            around: Vec::new(),
             inherited: inherited(),
             shell: ["/bin/bash", "/bin/sh"]
                 .map(PathBuf::from)

@@ -106,6 +106,8 @@ pub struct Denied {
     pub settings: bool,
     /// What of the kernel stops it.
     pub kernel: Option<&'static str>,
+    /// The settings leave it out, since the cell itself lies there.
+    pub inside: bool,
 }
 
 /// Namespaces of the cell.
@@ -257,9 +259,9 @@ impl Plan {
             return Err(Box::new(Refusal { layers: decided }));
         }
         let on = layers::On::new(&decided, host);
-        let private = on.has(Layer::Root);
+        let left_out = left_out(host, &on);
         let settings =
-            agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, private));
+            agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, &left_out));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
         Ok(Plan {
@@ -343,13 +345,19 @@ fn classes(
         private_proc: host.private_descriptors,
         shared_uid: identity == Identity::Owner,
     };
-    let left_out = |class| class == Class::SharedTmp && on.has(Layer::Root);
-    let row = |&class: &Class| Denied {
-        class,
-        settings: agent.maps(class) && !left_out(class),
-        kernel: class.kernel(&twins),
+    let left_out = left_out(host, on);
+    let row = |&class: &Class| {
+        let settings = agent.maps(class) && !left_out.contains(&class);
+        let inside = agent.maps(class) && !settings && !on.has(Layer::Root);
+        Denied { class, settings, kernel: class.kernel(&twins), inside }
     };
     policy.deny.iter().map(row).collect()
+}
+
+/// Classes that the settings cannot deny, since the agent's own files are there: in a /tmp of the cell's own it keeps
+/// the output of its tasks; without a root of its own all of the cell may lie in a /tmp that others have, too.
+fn left_out(host: &Host, on: &layers::On) -> Vec<Class> {
+    if on.has(Layer::Root) { vec![Class::SharedTmp] } else { host.around.clone() }
 }
 
 fn root(policy: &Policy, host: &Host, on: &layers::On) -> Root {

@@ -8,6 +8,7 @@ mod streams;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::fcntl::OFlag;
@@ -22,9 +23,10 @@ use crate::exit::Exit;
 use crate::job::Job;
 use crate::layer::Layer;
 use crate::plan::{Identity, Plan, Refusal};
+use crate::policy::deny::Class;
 use crate::progress::{Progress, Stage};
 use crate::report::Report;
-use crate::request::Request;
+use crate::request::{Request, Workspace};
 use crate::secret::{Secret, SecretSource};
 use crate::state::State;
 use crate::supervise::terminal::Terminal;
@@ -75,6 +77,9 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     let switch = plan.identity != Identity::Caller;
     let range = uid_range(&job, &plan);
     let kept = workspace::open(&job.request, &state, range, switch)?;
+    job.host.around = around(&state, kept.as_ref().map(|kept| kept.directory.path.as_path()));
+    let plan =
+        if job.host.around.is_empty() { plan } else { job.plan().map_err(|refusal| refused(known, *refusal))? };
     let copy_in = job.request.copy_in.as_deref().map(workspace::open_source).transpose()?;
     let outputs = Outputs::open(&job.request)?;
     sys::environ::forget();
@@ -130,6 +135,11 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
     let mut host = job.host.clone();
     let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
     let state = State::open(job.request.state_dir.as_deref())?;
+    let directory = match &job.request.workspace {
+        Workspace::Directory(path) => path.canonicalize().ok(),
+        _ => None,
+    };
+    host.around = around(&state, directory.as_deref());
     let progress = Progress::new(true, false);
     let run = Run {
         job,
@@ -152,6 +162,10 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
     }
     job.host = host;
     Ok(())
+}
+
+fn around(state: &State, workspace: Option<&Path>) -> Vec<Class> {
+    Class::around(&[Some(state.path.as_path()), workspace].into_iter().flatten().collect::<Vec<_>>())
 }
 
 fn take_signals() -> Result<Signals> {

@@ -66,7 +66,10 @@ fn layers(layers: &[Planned]) -> Vec<String> {
 fn classes(classes: &[Denied]) -> Vec<String> {
     let line = |denied: &Denied| {
         let by = denied.by();
-        format!("{:<15} {by:<8} {}", denied.class, denied.kernel.unwrap_or_default())
+        let kernel = denied.kernel.unwrap_or_default();
+        let inside =
+            if denied.inside { "(not by the settings: the cell itself is there; see --state-dir)" } else { "" };
+        format!("{:<15} {by:<8} {kernel} {inside}", denied.class).trim_end().to_owned()
     };
     classes.iter().map(line).collect()
 }

@@ -111,7 +111,9 @@ const PROC_FILES: [&str; 9] = [
 ];
 
 /// Files of /etc that name nobody's secret, for hosts without a private root.
-const ETC_FILES: [&str; 9] = [
+const ETC_FILES: [&str; 10] = [
+    // Debian's bash reads it where its standard input is a socket, as an agent's commands have it, and complains if not.
+    "/etc/bash.bashrc",
     "/etc/group",
     "/etc/host.conf",
     "/etc/hosts",

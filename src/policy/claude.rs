@@ -168,8 +168,8 @@ pub struct Rendered {
 }
 
 impl Template {
-    /// The settings for a policy with these MCP servers of the caller's, in a cell that has a /tmp of its own or not.
-    pub fn render(&self, policy: &Policy, servers: &[String], private_tmp: bool) -> Rendered {
+    /// The settings for a policy with these MCP servers of the caller's, without the rules of these classes.
+    pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
         let commands = &policy.commands;
         let confine = self.confine_files.of(commands).then_some(true);
         let permissions = Permissions {
@@ -180,7 +180,7 @@ impl Template {
             block_writes_outside_working_directories: confine,
             deny_instead_of_prompting: confine,
             allow: self.allowed(commands, servers),
-            deny: self.denied(policy, private_tmp),
+            deny: self.denied(policy, left_out),
         };
         let absent = permissions.deny.iter().filter(|r| !r.0.contains(['(', '*'])).map(|r| r.0.clone()).collect();
         let mut settings = Settings {
@@ -214,13 +214,12 @@ impl Template {
         allow
     }
 
-    fn denied(&self, policy: &Policy, private_tmp: bool) -> Vec<Rule> {
+    fn denied(&self, policy: &Policy, left_out: &[Class]) -> Vec<Rule> {
         let mut deny = Vec::new();
-        // The agent keeps the output of its own tasks in /tmp, and could not read it.
         let classes = policy
             .deny
             .iter()
-            .filter(|class| !(private_tmp && **class == Class::SharedTmp))
+            .filter(|class| !left_out.contains(class))
             .filter_map(|class| self.deny.get(class))
             .flatten();
         for rule in classes {

@@ -1,6 +1,8 @@
 //! The classes of what a level denies, and what of the kernel stops each of them.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::layer::Layer;
@@ -137,6 +139,14 @@ impl Class {
             Class::Destructive => "destructive",
             Class::Worktrees => "worktrees",
         }
+    }
+
+    /// Classes whose rules name a directory that one of these places lies in, as `Read(//tmp/**)` names /tmp. In a cell
+    /// without a root of its own they would deny the agent its own files.
+    pub fn around(places: &[&Path]) -> Vec<Class> {
+        let inside = |directory: &str| places.iter().any(|place| place.starts_with(directory));
+        let named = [(Class::OtherHomes, "/root"), (Class::SharedTmp, "/tmp")];
+        named.into_iter().filter(|(_, directory)| inside(directory)).map(|(class, _)| class).collect()
     }
 
     /// What of the kernel stops this class under a plan, in a few words; nothing where only settings can.

@@ -14,6 +14,7 @@ use oubliette::mcp::Servers;
 use oubliette::plan::{Plan, Planned, explain};
 use oubliette::policy::Policy;
 use oubliette::policy::agent::AgentSpec;
+use oubliette::policy::deny::Class;
 use oubliette::policy::files::{Found, Library};
 use oubliette::program::Program;
 use oubliette::request::{Config, Request};
@@ -56,6 +57,7 @@ pub fn full() -> Host {
         servers: Vec::new(),
         extra: Vec::new(),
         agent_programs: Vec::new(),
+        around: Vec::new(),
         inherited: vec![("LANG".into(), "C.UTF-8".into())],
         shell: "/bin/sh".into(),
     }
@@ -187,6 +189,29 @@ fn decisions_of_every_host_level_agent_and_network() {
         }
     }
     golden("decisions.txt", &text);
+}
+
+#[test]
+fn a_cell_inside_tmp_is_not_denied_its_own_files() {
+    let inside = Class::around(&["/tmp/oubliette-1".as_ref(), "/root/work".as_ref()]);
+    assert_eq!(inside, [Class::OtherHomes, Class::SharedTmp]);
+    assert_eq!(Class::around(&["/tmpfs/x".as_ref(), "/var/tmp/oubliette-1".as_ref()]), []);
+    let shut = Host { namespaces: lacks("namespace"), ..full() };
+    for (host, root) in [(shut, false), (full(), true)] {
+        for level in ["paranoid", "balanced", "developer"] {
+            let settings = |host: &Host| plan(host, "claude", level).settings.unwrap();
+            let [plain, within] = [&host, &Host { around: inside.clone(), ..host.clone() }].map(settings);
+            assert!(plain.settings.contains("Read(//root/**)") && plain.settings.contains("Read(//tmp/**)") != root);
+            for text in [&within.settings, &within.managed] {
+                assert!(!text.contains("(//tmp/") && text.contains("Read(//root/**)") == root, "{text}");
+                assert!(text.contains("sudo"), "{text}");
+            }
+            let plan = plan(&Host { around: inside.clone(), ..host.clone() }, "claude", level);
+            let row = |class| plan.classes.iter().find(|denied| denied.class == class).unwrap();
+            assert_eq!([row(Class::SharedTmp).inside, row(Class::OtherHomes).inside], [!root; 2]);
+            assert_eq!([row(Class::SharedTmp).settings, row(Class::OtherHomes).settings], [false, root]);
+        }
+    }
 }
 
 #[test]
