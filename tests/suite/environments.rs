@@ -1,7 +1,7 @@
 //! The real program in the environments that services run it in: Linux as root and as a plain user, containers, gVisor.
 //! Each declares what it must enforce and what it cannot keep apart.
 
-mod agent; // the real agent makes an edit under gVisor
+mod agent; // the real agent at every level in each of them
 mod filter; // seccomp filters of a container runtime and of an old kernel
 mod machine; // another kernel, in a virtual machine
 pub mod sandbox; // makes an environment and runs a script in it

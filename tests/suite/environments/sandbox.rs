@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::need::{copy_program, need_program};
 pub const PLAIN: u32 = 50_001;
 
 /// The longest that one sandbox may take on a busy machine.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// What Docker leaves to root.
 const DOCKER: [&str; 14] = [
@@ -103,10 +104,31 @@ impl Sandbox {
         if self.kind == Kind::Machine {
             return machine::run(scratch, self.uid, machine::Root::Tmpfs, variables, words);
         }
+        let (mut command, _bundle) = self.command(scratch, variables, words);
+        finish(&mut command)
+    }
+
+    /// The same, with a pipe on its standard input, while it goes on.
+    pub fn start(&self, scratch: &Scratch, variables: &[(&str, &str)], words: &[&str]) -> Session {
+        let (mut command, bundle) = self.command(scratch, variables, words);
+        let (from, to) = std::io::pipe().unwrap();
+        command.stdin(Stdio::piped()).stdout(to.try_clone().unwrap()).stderr(to);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Session { to: child.stdin.take(), child, from: BufReader::new(from), _bundle: bundle }
+    }
+
+    /// What is to be executed here, and what must stay until it has ended.
+    fn command(
+        &self,
+        scratch: &Scratch,
+        variables: &[(&str, &str)],
+        words: &[&str],
+    ) -> (Command, Option<tempfile::TempDir>) {
         if self.kind == Kind::Gvisor {
             let inside = Inside { root: Path::new("/"), uid: self.uid, host_network: self.host_network };
             let mounts = [tmpfs("/run", "755"), tmpfs("/var/tmp", "1777"), shown("/mnt", scratch.0.path())];
-            return inside.run(scratch.0.path(), &mounts, variables, words);
+            let (command, bundle) = inside.command(scratch.0.path(), &mounts, variables, words);
+            return (command, Some(bundle));
         }
         let mut command = patient();
         command.args(["sh", "-c", &format!("exec \"$@\" {}", self.filter(scratch)), "sh", "bwrap"]);
@@ -122,7 +144,8 @@ impl Sandbox {
         if self.kind == Kind::NoUserNamespaces {
             command.args(["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--disable-userns", "--"]);
         }
-        finish(command.args(words))
+        command.args(words);
+        (command, None)
     }
 
     /// A redirection to the descriptor from which bwrap reads the filter.
@@ -189,6 +212,17 @@ fn shown(at: &str, directory: &Path) -> Value {
 impl Inside<'_> {
     /// Words executed in it; `at` is where its files may be. It has /proc, /dev, /sys, a /tmp and these mounts.
     pub fn run(&self, at: &Path, mounts: &[Value], variables: &[(&str, &str)], words: &[&str]) -> String {
+        let (mut command, _bundle) = self.command(at, mounts, variables, words);
+        finish(&mut command)
+    }
+
+    fn command(
+        &self,
+        at: &Path,
+        mounts: &[Value],
+        variables: &[(&str, &str)],
+        words: &[&str],
+    ) -> (Command, tempfile::TempDir) {
         let bundle = tempfile::Builder::new().prefix("bundle-").tempdir_in(at).unwrap();
         let config = self.bundle(mounts, variables, words);
         fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
@@ -197,7 +231,8 @@ impl Inside<'_> {
         let mut command = patient();
         command.arg("runsc").arg("--root").arg(bundle.path().join("state"));
         command.args([network, "--platform=ptrace", "--rootless", "--ignore-cgroups", "run", "--bundle"]);
-        finish(command.arg(bundle.path()).arg(id))
+        command.arg(bundle.path()).arg(id);
+        (command, bundle)
     }
 
     /// What runsc is to run (opencontainers/runtime-spec, config.md).
@@ -247,11 +282,45 @@ pub fn finish(command: &mut Command) -> String {
     // Its copies of the pipe would keep that open.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut from, &mut bytes).unwrap();
+    from.read_to_end(&mut bytes).unwrap();
     let status = child.wait().unwrap();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     assert!(status.success(), "{status}\n{text}");
     text
+}
+
+/// A sandbox that goes on: it reads lines, and answers each with sections.
+pub struct Session {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<PipeReader>,
+    _bundle: Option<tempfile::TempDir>,
+}
+
+impl Session {
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.to.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// The sections up to the end of an answer.
+    pub fn hear(&mut self) -> BTreeMap<String, String> {
+        let mut text = String::new();
+        while !text.ends_with("== end\n") {
+            let length = self.from.read_line(&mut text).unwrap();
+            assert!(length > 0, "the sandbox has ended: {text}");
+        }
+        sections(&text)
+    }
+
+    /// What it says when it has nothing more to read.
+    pub fn end(mut self) -> BTreeMap<String, String> {
+        drop(self.to.take());
+        let mut text = String::new();
+        self.from.read_to_string(&mut text).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}\n{text}");
+        sections(&text)
+    }
 }
 
 /// What stands below each `== name`.

@@ -63,6 +63,35 @@ pub struct Marks {
     pub launcher: String,
 }
 
+/// What stands round the agent, as far as the answers tell.
+#[derive(Clone, Copy)]
+pub struct Around {
+    /// The cell has a root of its own: its workspace and HOME are at usual places, and /proc is its own. Else they have
+    /// no known names, and no program finds itself in /proc.
+    pub root: bool,
+    /// What the policy does not show cannot be read.
+    pub landlock: bool,
+    /// It lies in /tmp, which the settings can then not deny.
+    pub tmp: bool,
+    /// Another cell lives beside it.
+    pub neighbour: bool,
+}
+
+impl Around {
+    /// Linux with all that a cell asks for.
+    pub const LINUX: Around = Around { root: true, landlock: true, tmp: false, neighbour: true };
+
+    /// A file of the workspace.
+    pub fn work(self, name: &str) -> String {
+        if self.root { format!("/work/{name}") } else { name.to_owned() }
+    }
+
+    /// A file of the agent's HOME.
+    fn home(self, name: &str) -> String {
+        if self.root { format!("/home/agent/{name}") } else { format!("~/{name}") }
+    }
+}
+
 /// The result of one call, as the table shows it.
 pub fn verdict(case: &Case, level: usize, answer: &Answer, marks: &Marks) -> Result<&'static str, String> {
     let text = &answer.text;
@@ -106,16 +135,16 @@ fn command(row: &'static str, command: &str, [balanced, developer]: [Want; 2]) -
 }
 
 /// Every call, in the order in which it is played.
-pub fn cases(level: usize, marks: &Marks) -> Vec<Case> {
+pub fn cases(level: usize, marks: &Marks, around: Around) -> Vec<Case> {
     let parts = [
-        code(),
-        search(level),
+        code(around),
+        search(level, around),
         commands(),
-        programs(),
-        debugging(),
-        listings(),
-        neighbours(marks),
-        files(),
+        programs(around),
+        debugging(around),
+        listings(around),
+        neighbours(marks, around),
+        files(around),
         privilege(),
         web(),
     ];
@@ -124,19 +153,24 @@ pub fn cases(level: usize, marks: &Marks) -> Vec<Case> {
 
 pub const PROGRAM: &str = "def greet(name):\n    return f\"hello {name}\"\n\nprint(greet(\"cell\"))\n";
 
-fn code() -> Vec<Case> {
+fn code(around: Around) -> Vec<Case> {
     const ROW: &str = "write and edit code";
     let draft = PROGRAM.replace("hello {name}", "hullo {name}");
-    let edit = json!({"file_path": "/work/main.py", "old_string": "hullo", "new_string": "hello"});
+    let edit = json!({"file_path": around.work("main.py"), "old_string": "hullo", "new_string": "hello"});
     vec![
-        call(ROW, "Write", json!({"file_path": "/work/main.py", "content": draft}), [Works(Text("created")); 3]),
+        call(ROW, "Write", json!({"file_path": around.work("main.py"), "content": draft}), [Works(Text("created")); 3]),
         call(ROW, "Edit", edit, [Works(Text("updated")); 3]),
-        call("read and search files", "Read", json!({"file_path": "/work/main.py"}), [Works(Text("return f")); 3]),
+        call(
+            "read and search files",
+            "Read",
+            json!({"file_path": around.work("main.py")}),
+            [Works(Text("return f")); 3],
+        ),
     ]
 }
 
 /// An agent with commands has no tools for searching, and `grep` instead.
-fn search(level: usize) -> Vec<Case> {
+fn search(level: usize, around: Around) -> Vec<Case> {
     const ROW: &str = "read and search files";
     if level == PARANOID {
         let grep = json!({"pattern": "def greet", "output_mode": "content"});
@@ -146,7 +180,9 @@ fn search(level: usize) -> Vec<Case> {
         ];
     }
     let [any, grep] = [Works(Text("main.py")), Works(Text("greet(name)"))];
-    vec![command(ROW, "ls -la", [any, any]), command(ROW, "grep -rn 'def greet' .", [grep, grep])]
+    // The statx(2) of gVisor releases of 2022 answers EINVAL to `ls -l`.
+    let list = if around.root || around.landlock { "ls -la" } else { "ls -a" };
+    vec![command(ROW, list, [any, any]), command(ROW, "grep -rn 'def greet' .", [grep, grep])]
 }
 
 fn commands() -> Vec<Case> {
@@ -164,13 +200,15 @@ fn commands() -> Vec<Case> {
     ]
 }
 
-fn programs() -> Vec<Case> {
+fn programs(around: Around) -> Vec<Case> {
     const MONITOR: &str = "`df`, `free`, `uptime`";
     let sum = json!({"a": 20, "b": 22});
+    // Its table of mounts is in /proc/self.
+    let shut = around.landlock && !around.root;
     vec![
         call("an MCP server that the caller names", "mcp__sum__add", sum, [Works(Text("42 says the server")); 3]),
-        command("`ps`", "ps", [Works(Text("ps")); 2]),
-        command(MONITOR, "df", [Works(Text("Filesystem")); 2]),
+        command("`ps`", "ps", [if around.root { Works(Text("ps")) } else { Kernel(Test(lost)) }; 2]),
+        command(MONITOR, "df", [if shut { Kernel(Text("Permission denied")) } else { Works(Text("Filesystem")) }; 2]),
         command(MONITOR, "free", [Works(Text("Mem:")); 2]),
         command(MONITOR, "uptime", [Works(Text("load average")); 2]),
     ]
@@ -195,28 +233,41 @@ os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)
 "#;
 
-fn debugging() -> Vec<Case> {
+fn debugging(around: Around) -> Vec<Case> {
     const ROW: &str = "debug a process of its own";
-    let script = json!({"file_path": "/work/debugger.py", "content": DEBUGGER});
+    let script = json!({"file_path": around.work("debugger.py"), "content": DEBUGGER});
     vec![
         call("write and edit code", "Write", script, [Works(Text("created")); 3]),
         command(ROW, "python3 debugger.py", [Kernel(Text("Operation not permitted")), Works(Text("stopped"))]),
     ]
 }
 
-fn listings() -> Vec<Case> {
+fn listings(around: Around) -> Vec<Case> {
     const PROCESSES: &str = "`ps aux`, `top`";
+    let processes = if around.root { Own(Test(own_processes)) } else { Kernel(Test(lost)) };
+    let directory = if around.root { Own(Test(own_root)) } else { Kernel(Text("Permission denied")) };
+    let tmp = match around {
+        Around { root: true, .. } => Own(Test(|text| text.split_whitespace().all(own_tmp))),
+        Around { tmp: true, .. } => Kernel(Text("Permission denied")),
+        _ => Denied,
+    };
     let denied = |row, words: &str, want| command(row, words, [Denied, want]);
     vec![
-        denied(PROCESSES, "ps aux", Own(Test(own_processes))),
-        denied(PROCESSES, "top -bn1", Own(Test(own_processes))),
-        denied(
-            "`ls /`",
-            "ls /",
-            Own(Test(|text| text.contains("work") && !["boot", "mnt", "srv"].iter().any(|d| text.contains(d)))),
-        ),
-        denied("`ls /tmp`", "ls /tmp", Own(Test(|text| text.split_whitespace().all(own_tmp)))),
+        denied(PROCESSES, "ps aux", processes),
+        denied(PROCESSES, "top -bn1", processes),
+        denied("`ls /`", "ls /", directory),
+        denied("`ls /tmp`", "ls /tmp", tmp),
     ]
+}
+
+/// procps without its own directory in /proc.
+fn lost(text: &str) -> bool {
+    text.contains("mount -t proc proc /proc") || text.contains("lookup self")
+}
+
+/// What the cell is made of, and no directory that only the host has.
+fn own_root(text: &str) -> bool {
+    text.contains("work") && !["boot", "mnt", "srv"].iter().any(|name| text.contains(name))
 }
 
 /// What the agent itself keeps in /tmp, and the way to the caller's MCP server.
@@ -251,25 +302,39 @@ try:
     print("init: readable")
 except OSError as error:
     print("init:", error.strerror)
-print("others:", [p for p in os.listdir("/proc") if p.isdigit() and os.stat("/proc/" + p).st_uid != os.getuid() and p != "1"])
+try:
+    print("others:", [p for p in os.listdir("/proc") if p.isdigit() and os.stat("/proc/" + p).st_uid != os.getuid() and p != "1"])
+except OSError as error:
+    print("others:", error.strerror)
 print("snooped", os.path.exists(PATH), os.path.exists("/proc/PID"))
 "#;
 
-fn neighbours(marks: &Marks) -> Vec<Case> {
+fn nothing_there(text: &str) -> bool {
+    ["init: Permission denied", "others: []", "snooped False False"].iter().all(|line| text.contains(line))
+}
+
+fn nothing_opened(text: &str) -> bool {
+    ["init: Permission denied", "others: Permission denied", "snooped "].iter().all(|line| text.contains(line))
+}
+
+fn neighbours(marks: &Marks, around: Around) -> Vec<Case> {
+    if !around.neighbour {
+        return Vec::new();
+    }
     const CELLS: &str = "another cell, by its path";
     const ENVIRON: &str = "`/proc/*/environ`";
     const PROGRAM: &str = "the same from a `python3` program";
     let path = &marks.path;
     let read = |row, path: String| call(row, "Read", json!({ "file_path": path }), [Denied; 3]);
     let script = SNOOP.replace("PATH", &format!("{path:?}")).replace("PID", &marks.pid.to_string());
-    let snooped = Own(Test(|text| {
-        ["init: Permission denied", "others: []", "snooped False False"].iter().all(|line| text.contains(line))
-    }));
+    // Landlock shows names that it does not open.
+    let snooped = Own(if around.root { Test(nothing_there) } else { Test(nothing_opened) });
+    let missing = if around.root { Own(Text("No such file or directory")) } else { Kernel(Text("Permission denied")) };
     vec![
         read(CELLS, format!("{path}/home/secret")),
         read(CELLS, format!("{path}/work/secret")),
-        command(CELLS, &format!("cat {path}/home/secret"), [Denied, Own(Text("No such file or directory"))]),
-        command(CELLS, &format!("ls {path}"), [Denied, Own(Text("No such file or directory"))]),
+        command(CELLS, &format!("cat {path}/home/secret"), [Denied, missing]),
+        command(CELLS, &format!("ls {path}"), [Denied, missing]),
         read(ENVIRON, "/proc/1/environ".into()),
         read(ENVIRON, format!("/proc/{}/environ", marks.pid)),
         command(ENVIRON, "cat /proc/1/environ", [Denied; 2]),
@@ -278,26 +343,26 @@ fn neighbours(marks: &Marks) -> Vec<Case> {
         call(
             "write and edit code",
             "Write",
-            json!({"file_path": "/work/snoop.py", "content": script}),
+            json!({"file_path": around.work("snoop.py"), "content": script}),
             [Works(Text("created")); 3],
         ),
         command(PROGRAM, "python3 snoop.py", [snooped; 2]),
     ]
 }
 
-fn files() -> Vec<Case> {
+fn files(around: Around) -> Vec<Case> {
     const MODES: &str = "`ln -s`, `chmod`";
     const SYSTEM: &str = "read `/etc/passwd`, write `/etc` or the agent's settings";
-    let write = |path: &str| call(SYSTEM, "Write", json!({"file_path": path, "content": "{}"}), [Denied; 3]);
+    let write = |path: String| call(SYSTEM, "Write", json!({"file_path": path, "content": "{}"}), [Denied; 3]);
     vec![
         command(MODES, "ln -s main.py link.py", [Denied, Works(Test(quiet))]),
         command(MODES, "chmod 700 main.py", [Denied, Works(Test(quiet))]),
         command("`chown` to another user", "chown 0:0 main.py", [Denied, Kernel(Test(not_chowned))]),
         call(SYSTEM, "Read", json!({"file_path": "/etc/passwd"}), [Denied; 3]),
-        write("/etc/x"),
-        write("/home/agent/.claude/settings.json"),
-        write("/work/.claude/settings.json"),
-        write("/work/.mcp.json"),
+        write("/etc/x".into()),
+        write(around.home(".claude/settings.json")),
+        write(around.work(".claude/settings.json")),
+        write(around.work(".mcp.json")),
     ]
 }
 

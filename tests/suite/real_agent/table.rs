@@ -2,21 +2,21 @@
 //! `cargo test --test suite use_case_table -- --nocapture` prints it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use serde_json::Value;
 
-use super::cases::{self, Case, Marks};
+use super::cases::{self, Around, Case, Marks};
 use super::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, output, play};
 use super::turns;
 use crate::model::{Call, DONE, Model};
 use crate::need;
 
 /// A server of the Model Context Protocol that adds two numbers.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import json, sys
 def reply(id, result):
     print(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}), flush=True)
@@ -96,7 +96,7 @@ pub fn play_cases(
     options: &[String],
     prepare: impl FnOnce(&mut Command),
 ) -> Played {
-    let cases = cases::cases(level, &neighbour.marks);
+    let cases = cases::cases(level, &neighbour.marks, Around::LINUX);
     let model = Model::start(cases.iter().map(Case::call).collect::<Vec<Call>>());
     let mut all: Vec<String> = servers(stage).into();
     all.extend_from_slice(options);
@@ -112,14 +112,16 @@ pub fn play_cases(
 
 /// Rows in their order, and in each the verdicts of every level.
 #[derive(Default)]
-struct Table {
+pub struct Table {
     order: Vec<&'static str>,
     cells: BTreeMap<(&'static str, usize), Vec<&'static str>>,
-    wrong: String,
+    /// What is not as its case says.
+    pub wrong: String,
 }
 
 impl Table {
-    fn add(&mut self, row: &'static str, level: usize, verdict: Result<&'static str, String>, launcher: Launcher) {
+    /// One more verdict of a row; `who` saw it.
+    pub fn add(&mut self, row: &'static str, level: usize, verdict: Result<&'static str, String>, who: impl Debug) {
         if !self.order.contains(&row) {
             self.order.push(row);
         }
@@ -130,15 +132,21 @@ impl Table {
                     cell.push(verdict);
                 }
             }
-            Err(why) => drop(writeln!(self.wrong, "{launcher:?} {}: {row}: {why}", LEVELS[level])),
+            Err(why) => drop(writeln!(self.wrong, "{who:?} {}: {row}: {why}", LEVELS[level])),
         }
     }
 
+    /// What a row says of a level.
+    pub fn cell(&self, row: &str, level: usize) -> String {
+        let seen = self.cells.iter().find(|((name, at), _)| *name == row && *at == level);
+        seen.map_or("–".to_owned(), |(_, verdicts)| verdicts.join(", "))
+    }
+
     /// As it stands in the README.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::from("| | paranoid | balanced | developer |\n|---|---|---|---|\n");
         for row in &self.order {
-            let cell = |level| self.cells.get(&(*row, level)).map_or("–".to_owned(), |cell| cell.join(", "));
+            let cell = |level| self.cell(row, level);
             let _ = writeln!(text, "| {row} | {} | {} | {} |", cell(0), cell(1), cell(2));
         }
         text
@@ -154,8 +162,8 @@ fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
         let played = play_cases(&stage, level, &neighbour, &export, |_| ());
         assert_eq!((played.seen.status, played.seen.stdout.trim()), (Some(0), DONE), "{}", played.seen.stderr);
         assert_eq!(played.seen.complaints(), "", "{launcher:?} {name}");
-        table.add("chat", level, Ok("works"), launcher);
-        table.add("a second turn (`--continue`)", level, turns::second_turn(&stage, name), launcher);
+        table.add(CHAT, level, Ok("works"), launcher);
+        table.add(turns::ROW, level, turns::second_turn(&stage, name), launcher);
         played.rows.into_iter().for_each(|(row, verdict)| table.add(row, level, verdict, launcher));
         let written = fs::read_to_string(out.join("main.py")).expect("the file that the agent wrote");
         assert_eq!(written, cases::PROGRAM, "{launcher:?} {name}: the exported file");
@@ -164,8 +172,9 @@ fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
     Some(())
 }
 
-const BEGIN: &str = "<!-- use-cases:begin -->\n";
-const END: &str = "<!-- use-cases:end -->";
+pub const CHAT: &str = "chat";
+pub const BEGIN: &str = "<!-- use-cases:begin -->\n";
+pub const END: &str = "<!-- use-cases:end -->";
 
 #[test]
 fn use_case_table() {
