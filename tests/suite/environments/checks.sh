@@ -57,6 +57,7 @@ $O run -q --user bob -- sh -c '
   exit 0' sh $cells | sort -u
 echo go >&5; wait $launcher; echo "status $?"; tail -n 1 victim
 step secret
+: >victim # the last one's is still up
 $O run -q --user alice --credential-file token -- sh -c 'echo up; read -r line' <go >victim & launcher=$!
 await victim up
 $O run -q --user bob -- sh -c '
