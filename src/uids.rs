@@ -54,7 +54,9 @@ impl Lease {
             drawn.map_err(|errno| Error::new("lease a UID", errno).hint("use a kernel with getrandom(2)"))? % count;
         // One that a dead run has marked may own what is left of its cell: only where there is no other.
         for (marked, step) in [false, true].into_iter().flat_map(|marked| (0..count).map(move |step| (marked, step))) {
-            let uid = range.first + (start + step) % count;
+            // In 64 bits: a range may hold nearly every number of 32.
+            let nth = (u64::from(start) + u64::from(step)) % u64::from(count);
+            let uid = range.first + u32::try_from(nth).unwrap_or_default();
             let taken = if marked { try_take(&leases, uid) } else { try_take_new(&leases, uid) };
             match taken {
                 Ok(Some(lock)) => {
