@@ -575,7 +575,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__sweep)
-            opts="-h --dry-run --json --state-dir --uid-range --help"
+            opts="-h --dry-run --json --state-dir --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -586,10 +586,6 @@ _oubliette() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
-                    return 0
-                    ;;
-                --uid-range)
-                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

@@ -52,7 +52,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l grace -d 'Ti
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l wait -d 'Where only one cell may live at a time, wait this long for another one instead of refusing to run' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
-complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`; where nobody names them, those of `oubliette` in /etc/subuid' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy-dir -d 'A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one); OUBLIETTE_REQUIRE adds to it, with commas' -r -f -a "all\t''
 pid\t''
@@ -99,7 +99,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l grace -d
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l wait -d 'Where only one cell may live at a time, wait this long for another one instead of refusing to run' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l report-fd -d 'Write one JSON object about the run to this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
-complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`; where nobody names them, those of `oubliette` in /etc/subuid' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy-dir -d 'A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l require -d 'Refuse to run without this layer (repeatable; `all` for every one); OUBLIETTE_REQUIRE adds to it, with commas' -r -f -a "all\t''
 pid\t''
@@ -139,7 +139,6 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l attack -d
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l json -d 'Machine-readable output'
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
-complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l uid-range -d 'UIDs that root lends to runs, `FIRST-LAST`' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l dry-run -d 'Say what would be removed and remove nothing'
 complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -l json -d 'Machine-readable output'
 complete -c oubliette -n "__fish_oubliette_using_subcommand sweep" -s h -l help -d 'Print help'

@@ -156,7 +156,7 @@ pub struct RunArgs {
     /// Where cells live while they run
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Host", env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// UIDs that root lends to runs, `FIRST-LAST`
+    /// UIDs that root lends to runs, `FIRST-LAST`; where nobody names them, those of `oubliette` in /etc/subuid
     #[arg(long, value_name = "FIRST-LAST", help_heading = "Host", env = "OUBLIETTE_UID_RANGE")]
     pub uid_range: Option<String>,
     /// A directory of levels (NAME.toml) and agents (agents/NAME.toml) that come before the compiled-in ones
@@ -246,9 +246,6 @@ pub struct SweepArgs {
     /// Where cells live while they run
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, env = "OUBLIETTE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// UIDs that root lends to runs, `FIRST-LAST`
-    #[arg(long, value_name = "FIRST-LAST", env = "OUBLIETTE_UID_RANGE")]
-    pub uid_range: Option<String>,
 }
 
 /// Arguments of `ps`.

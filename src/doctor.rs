@@ -113,6 +113,7 @@ fn known_for(known: &Host, job: &Job) -> Host {
         servers: job.host.servers.clone(),
         extra: job.host.extra.clone(),
         inherited: job.host.inherited.clone(),
+        ranges: job.host.ranges.clone(),
         ..known.clone()
     }
 }

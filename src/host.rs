@@ -15,6 +15,7 @@ use crate::plan::rules::DEVICES;
 use crate::policy::Policy;
 use crate::policy::deny::Class;
 use crate::program::Program;
+use crate::ranges::Ranges;
 use crate::request::Request;
 use crate::sys;
 
@@ -50,6 +51,8 @@ pub struct Host {
     pub uids: Fact<()>,
     /// UIDs that exist in this user namespace: first and how many.
     pub uid_map: Vec<(u32, u32)>,
+    /// Whose UIDs are whose, where runs get one of their own.
+    pub ranges: Fact<Ranges>,
     /// Where a cgroup can be made.
     pub cgroup: Fact<Cgroups>,
     /// Whether nobody but root opens the descriptors of another process. Not so under gVisor.
@@ -206,7 +209,7 @@ impl Host {
         let off = || Fact::lacks("the policy switches it off", "change `layers` of the policy");
         let uid = nix::unistd::geteuid().as_raw();
         let capabilities = sys::process::effective_capabilities();
-        let uid_map = uid_map();
+        let (uid_map, uids) = (uid_map(), uids(capabilities));
         Host {
             uid,
             gid: nix::unistd::getegid().as_raw(),
@@ -219,7 +222,12 @@ impl Host {
             net: Fact::Has(()),
             landlock: landlock(),
             seccomp: seccomp(),
-            uids: uids(capabilities),
+            ranges: if uids.get().is_ok() && wanted(Layer::Uid) && layers::lends(request) {
+                Ranges::read(&[&[layers::UIDS, layers::FEW_UIDS][..], request.uid_range.as_slice()].concat())
+            } else {
+                Fact::Has(Ranges::default())
+            },
+            uids,
             uid_map,
             cgroup: if wanted(Layer::Cgroup) {
                 crate::confine::cgroup::find(uid, policy.limits.cpu_percent)

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::mcp::Servers;
-use crate::plan::{Plan, Refusal, environ};
+use crate::plan::{Plan, Refusal, environ, layers};
 use crate::policy::Policy;
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
@@ -55,7 +55,7 @@ impl Job {
         if level.value.kernel.execute.list().is_some() {
             host.agent_programs = executed(&agent.value, &level.value, &search_path);
         }
-        settle(&mut request, &level.value, &agent.name);
+        settle(&mut request, &level.value, &agent.name, &host);
         Ok(Job { request, level, agent, servers, host })
     }
 
@@ -81,7 +81,7 @@ fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &std::ffi::OsStr
 }
 
 /// What nobody named, for `explain`.
-fn settle(request: &mut Request, policy: &Policy, agent: &str) {
+fn settle(request: &mut Request, policy: &Policy, agent: &str, host: &Host) {
     let defaults = [
         ("agent", agent.to_owned()),
         ("network", policy.network.mode.name().to_owned()),
@@ -92,6 +92,13 @@ fn settle(request: &mut Request, policy: &Policy, agent: &str) {
         if !request.sources.iter().any(|setting| setting.name == name) {
             request.sources.push(Setting { name, value, from: From::Default });
         }
+    }
+    if let (None, true, Ok(()), Ok(ranges)) =
+        (request.uid_range, layers::lends(request), host.uids.get(), host.ranges.get())
+    {
+        let from = if ranges.given.is_some() { From::Subuid } else { From::Default };
+        let value = layers::default_range(host).to_string();
+        request.sources.push(Setting { name: "uid-range", value, from });
     }
 }
 

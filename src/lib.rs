@@ -1,7 +1,8 @@
 //! Runs many mutually distrusting users' coding agents on one host and leaves nothing behind.
 //!
 //! The modules in the order of a run: what was asked for ([`cli`], [`request`], [`user`], [`secret`]), what is allowed
-//! ([`policy`], [`layer`]), what is there ([`host`], [`program`], [`mcp`], together a [`job`]), what will happen
+//! ([`policy`], [`layer`]), what is there ([`host`], [`ranges`], [`program`], [`mcp`], together
+//! a [`job`]), what will happen
 //! ([`plan`]), where ([`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
 //! ends ([`supervise`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
 //! left.
@@ -29,6 +30,7 @@ pub mod policy;
 pub mod posture;
 pub mod program;
 pub mod progress;
+pub mod ranges;
 pub mod report;
 pub mod request;
 pub mod run;

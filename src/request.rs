@@ -92,6 +92,8 @@ pub enum From {
     Variable,
     /// /etc/oubliette/config.toml.
     File,
+    /// The line of `oubliette` in /etc/subuid and /etc/subgid.
+    Subuid,
     /// Built in, or the policy's.
     Default,
 }
@@ -103,6 +105,7 @@ impl From {
             From::Flag => "flag",
             From::Variable => "variable",
             From::File => "config.toml",
+            From::Subuid => "/etc/subuid",
             From::Default => "default",
         }
     }
@@ -200,14 +203,6 @@ impl Config {
     /// Where cells live.
     pub fn state_dir(&self) -> Option<PathBuf> {
         self.state_dir.clone()
-    }
-
-    /// UIDs for runs.
-    ///
-    /// # Errors
-    /// Not a range.
-    pub fn uid_range(&self) -> Result<Option<UidRange>> {
-        self.uid_range.as_deref().map(|text| parsed("uid-range", text, From::File)).transpose()
     }
 }
 
@@ -465,7 +460,7 @@ fn parsed<T: std::str::FromStr<Err = String>>(name: &str, text: &str, from: From
             (format!("OUBLIETTE_{}", name.replace('-', "_").to_uppercase()), "correct or unset the variable")
         }
         From::File => (format!("`{name}` of {ETC}/config.toml"), "correct the file"),
-        From::Flag | From::Default => (format!("--{name}"), "see `oubliette run --help`"),
+        From::Flag | From::Subuid | From::Default => (format!("--{name}"), "see `oubliette run --help`"),
     };
     text.parse().map_err(|error: String| Error::new(format!("use {object}"), error).hint(hint))
 }
@@ -508,13 +503,27 @@ impl std::str::FromStr for UidRange {
 
     fn from_str(text: &str) -> Result<UidRange, String> {
         let numbers = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-        let (first, last): (u32, u32) =
-            numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
-        // 0..1000 are the system's; 65534 is nobody's, and whoever has it shares it; u32::MAX is «unchanged».
+        let (first, last) = numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
+        UidRange::new(first, last)
+    }
+}
+
+impl UidRange {
+    /// # Errors
+    /// UIDs that no run may have: 0 to 999 are the system's; 65534 is nobody's, and whoever has it shares it; the last
+    /// number of all means «unchanged».
+    pub fn new(first: u32, last: u32) -> Result<UidRange, String> {
+        let range = UidRange { first, last };
         if first < 1000 || last < first || last == u32::MAX || (first..=last).contains(&65534) {
-            return Err(format!("`{text}` must rise, start from 1000 on and leave out 65534 (nobody)"));
+            return Err(format!("`{range}` must rise, start from 1000 on and leave out 65534 (nobody)"));
         }
-        Ok(UidRange { first, last })
+        Ok(range)
+    }
+}
+
+impl std::fmt::Display for UidRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
     }
 }
 

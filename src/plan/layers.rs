@@ -8,10 +8,11 @@ use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
 use crate::policy::agent::AgentSpec;
 use crate::policy::{NetworkMode, Policy};
+use crate::ranges::OWNER;
 use crate::request::{Request, UidRange, Workspace};
 
-/// UIDs for runs where nothing else is said: above what systemd gives to containers, below what it leaves to nobody
-/// (systemd's UIDS-GIDS), so that no account of the host has one.
+/// UIDs for runs where nothing else is said: above what systemd gives to containers and useradd(8) to accounts for
+/// theirs, below what systemd leaves to nobody (its UIDS-GIDS), so that no account of the host has one.
 pub const UIDS: UidRange = UidRange { first: 1_900_000_000, last: 1_900_065_535 };
 
 /// The same in a user namespace of 65,536 UIDs: between systemd's accounts for humans and for services.
@@ -31,6 +32,8 @@ pub struct On {
 enum Can {
     Enforce(String),
     Lack(Lack),
+    /// It would do harm: no run, whatever the policy prefers.
+    Refuse(Lack),
     /// It does not apply to this run.
     Off(String),
 }
@@ -76,7 +79,9 @@ fn decision(layer: Layer, want: Want, insists: bool, can: Can) -> Decision {
     match (want, can) {
         (Want::Off, _) => Decision::Off { why: "the policy switches it off".into() },
         (_, Can::Enforce(how)) => Decision::Enforce { how },
-        (Want::Required, Can::Lack(Lack { why, remedy })) => Decision::Refuse { why, remedy },
+        (Want::Required, Can::Lack(Lack { why, remedy })) | (_, Can::Refuse(Lack { why, remedy })) => {
+            Decision::Refuse { why, remedy }
+        }
         (Want::Preferred, Can::Lack(Lack { why, remedy })) => Decision::Degrade { why, remedy },
         (_, Can::Off(why)) if insists => {
             Decision::Refuse { remedy: format!("do not require {layer}, or change what switches it off"), why }
@@ -263,6 +268,11 @@ fn uid(request: &Request, host: &Host) -> Can {
         return lack(without.clone());
     }
     let range = request.uid_range.unwrap_or_else(|| default_range(host));
+    if lends(request)
+        && let Some(lack) = somebody_elses(host, range)
+    {
+        return Can::Refuse(lack);
+    }
     if !covers(host, range) {
         return lack(Lack::new(
             format!("this user namespace has no UIDs {}-{}", range.first, range.last),
@@ -287,14 +297,35 @@ pub fn kept_groups(host: &Host) -> &[Group] {
     if host.has(capability::SETGID) { &[] } else { &host.groups }
 }
 
+/// Whether the run gets its UID from the range, and not from the owner of a directory.
+pub fn lends(request: &Request) -> bool {
+    !matches!(request.workspace, Workspace::Directory(_))
+}
+
+/// Whoever may become one of the range's UIDs owns the agents that run under them: an account, or one whose rootless
+/// containers have it.
+fn somebody_elses(host: &Host, range: UidRange) -> Option<Lack> {
+    let ranges = match &host.ranges {
+        Fact::Lacks(lack) => return Some(lack.clone()),
+        Fact::Has(ranges) => ranges,
+    };
+    ranges.taken(range).map(|other| {
+        Lack::new(
+            format!("of {range} for runs, {} belongs to somebody else: {}", other.range, other.whose),
+            format!("name a free range with --uid-range, or as `{OWNER}:FIRST:COUNT` in /etc/subuid and /etc/subgid"),
+        )
+    })
+}
+
 fn covers(host: &Host, range: UidRange) -> bool {
     let covered = |&(first, count): &(u32, u32)| first <= range.first && range.last - first < count;
     host.uid_map.iter().any(covered)
 }
 
-/// The range where the caller names none.
+/// The range where the caller names none: what /etc/subuid gives, else the built-in one.
 pub fn default_range(host: &Host) -> UidRange {
-    if covers(host, UIDS) { UIDS } else { FEW_UIDS }
+    let given = host.ranges.get().ok().and_then(|ranges| ranges.given);
+    given.unwrap_or(if covers(host, UIDS) { UIDS } else { FEW_UIDS })
 }
 
 fn landlock(host: &Host, needed: u32, what: &str) -> Can {

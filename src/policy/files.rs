@@ -172,6 +172,16 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Found<T>> {
 /// # Errors
 /// Missing, not a regular file, too large, or writable by somebody else: such a file decides nothing.
 pub fn read_trusted(path: &Path) -> Result<String> {
+    let bytes = read_trusted_bytes(path, MAX)?;
+    String::from_utf8(bytes)
+        .map_err(|_| Error::new(format!("read {}", path.display()), "it is not UTF-8").hint("write it as UTF-8 text"))
+}
+
+/// The same, of any content, up to `max` bytes.
+///
+/// # Errors
+/// As for [`read_trusted`].
+pub fn read_trusted_bytes(path: &Path, max: u64) -> Result<Vec<u8>> {
     let action = format!("read {}", path.display());
     let file = File::options()
         .read(true)
@@ -190,14 +200,12 @@ pub fn read_trusted(path: &Path) -> Result<String> {
         )
         .hint(format!("chown it to this user or root, and chmod go-w {}", path.display())));
     }
-    if meta.len() > MAX {
-        return Err(Error::new(&*action, format!("it is larger than {MAX} bytes")).hint("name a policy file"));
+    if meta.len() > max {
+        return Err(Error::new(&*action, format!("it is larger than {max} bytes")).hint("name a policy file"));
     }
-    let mut text = String::new();
-    file.take(MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| Error::new(&*action, error).hint("write it as UTF-8 text"))?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| Error::new(&*action, error))?;
+    Ok(bytes)
 }
 
 /// Reads TOML; an error names the line, and for an unknown key the known ones.

@@ -20,10 +20,11 @@ mod posture; // what `__posture` says about a process whose posture is known
 
 // What is asked for, and what is planned.
 mod bad_input; // every wrong word, file and host gives one message, a hint, a status, and leaves nothing
-mod deploy;
+mod deploy; // the examples of deployments are well formed and name what exists
 mod plans; // the plan as a table: facts, levels and agents on one side, decisions on the other
-mod policies;
-mod properties; // what holds for every plan, tried with all combinations of facts // where policies come from, and what is wrong with them // the examples of deployments are well formed and name what exists
+mod policies; // where policies come from, and what is wrong with them
+mod properties; // what holds for every plan, tried with all combinations of facts
+mod uid_ranges; // from where the UIDs of runs come, and when they are somebody else's
 
 // Cells.
 mod alone; // where nothing is between cells of one UID, one lives at a time

@@ -17,6 +17,7 @@ use oubliette::policy::agent::AgentSpec;
 use oubliette::policy::deny::Class;
 use oubliette::policy::files::{Found, Library};
 use oubliette::program::Program;
+use oubliette::ranges::Ranges;
 use oubliette::request::{Config, Request};
 use serde_json::Value;
 
@@ -45,6 +46,7 @@ pub fn full() -> Host {
         seccomp: Fact::Has(()),
         uids: Fact::Has(()),
         uid_map: vec![(0, u32::MAX)],
+        ranges: Fact::Has(Ranges::default()),
         cgroup: Fact::Has(Cgroups::V2("/sys/fs/cgroup".into())),
         private_descriptors: true,
         orphans: true,
