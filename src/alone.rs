@@ -22,6 +22,7 @@ use nix::sys::socket::{
 use nix::unistd::{Pid, Uid, geteuid};
 
 use crate::error::{Error, Result};
+use crate::proc::Status;
 use crate::progress::Progress;
 use crate::state::State;
 use crate::supervise::Signals;
@@ -219,12 +220,8 @@ pub fn marked(uid: Uid) -> Vec<Pid> {
 /// launcher has a lock that is not seen here (proc(5)). The owner of its directory would say of one that is not dumpable
 /// that it is root's.
 fn lives_as(pid: Pid, uid: Uid) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| status.lines().find_map(|line| Some(line.strip_prefix(name)?.split_ascii_whitespace()));
-    let first = |name: &str| field(name).and_then(|mut words| words.next());
-    let alive = first("State:").is_some_and(|state| !matches!(state, "Z" | "X"));
-    let nested = field("NSpid:").is_some_and(|numbers| numbers.count() > 1);
-    alive && !nested && first("NoNewPrivs:") != Some("0") && first("Uid:") == Some(uid.to_string().as_str())
+    let status = Status::of(pid);
+    status.is_some_and(|s| s.alive && !s.nested && s.gains != Some(true) && s.uid == uid.as_raw())
 }
 
 /// Ends what carries the mark where no live cell has it, for `sweep`.

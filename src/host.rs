@@ -456,12 +456,7 @@ fn uids(capabilities: u64) -> Fact<()> {
 /// The UIDs of this user namespace (user_namespaces(7)); all of them where /proc does not say.
 fn uid_map() -> Vec<(u32, u32)> {
     let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let lines = text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let first = words.next()?.parse().ok()?;
-        Some((first, words.nth(1)?.parse().ok()?))
-    });
-    let map: Vec<(u32, u32)> = lines.collect();
+    let map = crate::proc::id_map(&text);
     if map.is_empty() { vec![(0, u32::MAX)] } else { map }
 }
 

@@ -28,6 +28,7 @@ pub mod patch;
 pub mod plan;
 pub mod policy;
 pub mod posture;
+pub mod proc;
 pub mod program;
 pub mod progress;
 pub mod ranges;

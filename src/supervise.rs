@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::confine::Failure;
 use crate::exit::Exit;
 use crate::keeper::Keeper;
+use crate::proc::Stat;
 use crate::sys::channel::Channel;
 use relay::Relay;
 use terminal::Terminal;
@@ -458,7 +459,7 @@ pub fn end_orphans() -> bool {
 
 /// The children of this process: from its own list where the kernel keeps one, else from every process's parent.
 fn children() -> Vec<Pid> {
-    let me = std::process::id();
+    let me = Pid::this().as_raw();
     let numbers =
         |text: String| text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect();
     if let Ok(list) = std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
@@ -466,11 +467,5 @@ fn children() -> Vec<Pid> {
     }
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| parent(*pid) == Some(me)).map(Pid::from_raw).collect()
-}
-
-/// Field 4 of /proc/PID/stat, counted from the last parenthesis since the name before it may hold anything.
-fn parent(pid: i32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+    pids.map(Pid::from_raw).filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.parent == me)).collect()
 }

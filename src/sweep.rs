@@ -18,6 +18,7 @@ use crate::alone;
 use crate::cell::{Found, Record, look, read_record, zero_dead};
 use crate::confine::cgroup;
 use crate::error::{Error, Result};
+use crate::proc;
 use crate::report::Leftover;
 use crate::state::State;
 use crate::sys;
@@ -273,7 +274,7 @@ impl Launcher {
         let pid = Pid::from_raw(pid);
         let pidfd = sys::process::pidfd(pid).ok();
         // Opened first, compared then: a process that started after its cell is somebody else.
-        (started(pid)? <= cell_started + 1).then_some(Launcher { pid, pidfd })
+        (started(pid)? <= cell_started.saturating_add(1)).then_some(Launcher { pid, pidfd })
     }
 
     fn signal(&self, signal: Signal) -> Result<(), Errno> {
@@ -284,15 +285,9 @@ impl Launcher {
     }
 }
 
-/// When a live process started, in seconds since 1970 (proc(5): field 22 of stat, in ticks since the boot). Nothing for
-/// one that is dead and not yet waited for.
+/// When a live process started, in seconds since 1970. Nothing for one that is dead and not yet waited for.
 fn started(pid: Pid) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    fields.next().filter(|state| !matches!(*state, "Z" | "X"))?;
-    let ticks: u64 = fields.nth(18)?.parse().ok()?;
-    let boot = std::fs::read_to_string("/proc/stat").ok()?;
-    let boot: u64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let stat = proc::Stat::of(pid).filter(|stat| stat.alive)?;
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-    Some(boot + ticks / u64::try_from(per_second).ok()?)
+    Some(proc::boot()? + stat.started? / u64::try_from(per_second).ok()?)
 }

@@ -32,9 +32,9 @@ fn run(place: &Place, policy: &std::path::Path, options: &[&str], script: &str) 
 
 const HOLD: &str = "echo ready; read line; exit 7";
 
-/// Deaf, double-forked, without an environment of the cell's and out of its directories.
+/// Deaf, double-forked, without an environment of the cell's and out of its directories, under a name that is no UTF-8.
 const UNTIED: &str = "
-(setsid env -i sh -c 'cd /; trap \"\" HUP INT QUIT TERM; (sleep 999 & echo child); while :; do sleep 999; done' \"$MARK\" &) &
+(setsid env -i sh -c 'printf \"\\377\" >/proc/self/comm; cd /; trap \"\" HUP INT QUIT TERM; (sleep 999 & echo child); while :; do sleep 999; done' \"$MARK\" &) &
 wait
 sleep 999
 ";
