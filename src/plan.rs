@@ -281,7 +281,10 @@ impl Plan {
             network,
             credential: credential(request, host),
             private_descriptors: host.private_descriptors,
-            managed: agent.settings.as_ref().and_then(|Settings::Claude(template)| template.managed.clone()),
+            managed: agent
+                .settings
+                .as_ref()
+                .and_then(|Settings::Claude(template)| template.managed.as_ref().map(|path| path.as_path().to_owned())),
             home: pairs(&agent.home),
             home_terminal: pairs(&agent.home_terminal),
             environment: environ::variables(request, agent, host, &on),

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod claude;
 pub mod deny;
 pub mod files;
+mod names;
 pub mod paths;
 
 use std::collections::BTreeMap;
@@ -46,12 +47,15 @@ pub struct Policy {
 
 /// Which commands the agent's settings allow. The word is the agent's `Bash(git *)`, not a kernel rule.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged, expecting = "expected \"none\", \"any\" or a list of program names")]
+#[serde(
+    untagged,
+    expecting = "expected \"none\", \"any\" or a list of program names without blanks at the ends, parentheses and wildcards"
+)]
 pub enum Commands {
     /// `"none"` or `"any"`.
     All(AllCommands),
     /// Programs by name, with any arguments.
-    List(Vec<String>),
+    List(#[serde(deserialize_with = "names::commands")] Vec<String>),
 }
 
 /// `none` or `any`.
@@ -182,12 +186,12 @@ impl Default for Kernel {
 
 /// Programs that Landlock lets the agent execute.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged, expecting = "expected \"any\" or a list of programs")]
+#[serde(untagged, expecting = "expected \"any\" or a list of programs by name or by path from / on")]
 pub enum Execute {
     /// `"any"`: everything that the cell shows.
     Any(AnyWord),
     /// The agent's own program, the MCP servers that the caller names, and these.
-    List(Vec<String>),
+    List(#[serde(deserialize_with = "names::executables")] Vec<String>),
 }
 
 /// What of the host's files the agent sees, read-only. What does not exist on this host is left out.

@@ -164,9 +164,10 @@ fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> 
     rules.push(rule(Place::Settings, if host.programs.wrapped.is_some() { Access::Execute } else { Access::Read }));
     rules.extend(DEVICES.iter().map(|name| at(&format!("/dev/{name}"), Access::Device)));
     if let Some(listed) = listed {
+        // Names were looked up on PATH before: here one would be looked up in the workspace, where the child stands.
+        let listed = listed.iter().map(PathBuf::from).filter(|path| path.is_absolute());
         let own = host.programs.all().flat_map(|program| &program.executed).cloned();
-        let mut programs: Vec<PathBuf> =
-            own.chain(listed.iter().map(PathBuf::from)).chain(host.agent_programs.iter().cloned()).collect();
+        let mut programs: Vec<PathBuf> = own.chain(listed).chain(host.agent_programs.iter().cloned()).collect();
         programs.sort();
         programs.dedup();
         rules.extend(programs.into_iter().map(|path| rule(Place::Path(path), Access::Program)));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claude;
 use super::deny::Class;
+use super::names;
 use super::paths::HomePath;
 
 /// One agent.
@@ -16,7 +17,7 @@ pub struct AgentSpec {
     /// Its name for people.
     pub title: String,
     /// Names of its program, from which `--agent` is guessed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::programs")]
     pub commands: Vec<String>,
     /// Where it wants its credential.
     #[serde(default)]
@@ -34,7 +35,7 @@ pub struct AgentSpec {
     #[serde(default)]
     pub home_terminal: BTreeMap<HomePath, String>,
     /// Programs that it runs itself, for levels with a list of programs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::executables")]
     pub execute: Vec<String>,
     /// Its settings.
     pub settings: Option<Settings>,
@@ -63,6 +64,7 @@ pub struct Way {
     #[serde(default)]
     pub prefix: String,
     /// It gets the number of a descriptor from which the credential can be read.
+    #[serde(deserialize_with = "names::variable")]
     pub descriptor: String,
 }
 
@@ -71,9 +73,10 @@ pub struct Way {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Environment {
     /// Set for it: values may name `{home}`, `{tmp}`, `{work}` and `{settings}`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::variables")]
     pub set: BTreeMap<String, String>,
     /// The variable for `--upstream`.
+    #[serde(default, deserialize_with = "names::optional_variable")]
     pub base_url: Option<String>,
     /// Names that steer its settings or credential: `--setenv` refuses them. A trailing `*` stands for any ending.
     #[serde(default)]
@@ -85,13 +88,13 @@ pub struct Environment {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Arguments {
     /// Put before the caller's own: may name `{settings}`, the directory of its settings, and `{mode}`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::arguments")]
     pub insert: Vec<String>,
     /// Put first where the caller names MCP servers; their file is `{settings}/mcp.json`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::arguments")]
     pub mcp: Vec<String>,
     /// Put first where the level has a list of tools: may name `{tools}`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::arguments")]
     pub tools: Vec<String>,
     /// Arguments of the caller's that could loosen the level, with or without `=value`.
     #[serde(default)]

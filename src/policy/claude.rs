@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::deny::Class;
+use super::paths::HostPath;
 use super::{AllCommands, Commands, Policy};
 
 /// How the classes and the commands of a policy read in Claude Code's settings.
@@ -14,7 +15,7 @@ use super::{AllCommands, Commands, Policy};
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Template {
     /// Where the machine's owner manages the settings: they hold for an agent that the agent starts, too.
-    pub managed: Option<std::path::PathBuf>,
+    pub managed: Option<HostPath>,
     /// `permissions.defaultMode` by what the policy says of commands.
     pub mode: ByCommands<DefaultMode>,
     /// `permissions.allow`, beside one rule for each listed command.

@@ -83,7 +83,7 @@ impl From<HomePath> for String {
 }
 
 /// Nothing but names, written in the one way that there is.
-fn plain(path: &Path, text: &str) -> bool {
+pub(super) fn plain(path: &Path, text: &str) -> bool {
     let names = |part| matches!(part, Component::Normal(_) | Component::RootDir);
     !text.contains('\0')
         && path.components().all(names)

@@ -38,6 +38,10 @@ fn a_policy_with_a_mistake_names_line_and_known_words() {
         ("memory = \"4GiB\"", "memory = \"4GB\"", "memory = \"4GB\"", &["`4GB`", "512MiB"]),
         ("time = \"1h\"", "time = \"0s\"", "time = \"0s\"", &["`0s`"]),
         ("execute = \"any\"", "execute = \"some\"", "execute = \"some\"", &["\"any\" or a list of programs"]),
+        ("execute = \"any\"", "execute = [\"bin/x\"]", "execute = [", &["list of programs by name or by path"]),
+        ("\"cat\"", "\"\"", "commands = [", &["list of program names without blanks"]),
+        ("\"cat\"", "\"cat) \"", "commands = [", &["list of program names without blanks"]),
+        ("\"cat\"", "\"*\"", "commands = [", &["list of program names without blanks"]),
         ("[kernel]", "[kernel\n", "[kernel\n", &[]),
     ];
     for (from, to, at, names) in cases {
@@ -121,6 +125,9 @@ fn agent_files_with_a_mistake() {
         ("none = \"dontAsk\"", "none = \"bypassPermissions\"", &["unknown variant `bypassPermissions`", "`dontAsk`"]),
         ("\"Edit(//etc/**)\"", "\"Edit(/etc/**)\"", &["never matches"]),
         ("other-homes = ", "other-hoems = ", &["unknown variant `other-hoems`"]),
+        ("commands = [\"claude\"]", "commands = [\"../claude\"]", &["`../claude` is no name of a program"]),
+        ("descriptor = \"", "descriptor = \"A=", &["is no variable"]),
+        ("[environment.set]", "[environment.set]\n\"a\\nb\" = \"c\"", &["is no variable", "a\\nb"]),
         ("format = \"claude\"", "format = \"cloud\"", &["unknown variant `cloud`", "`claude`"]),
     ] {
         assert!(CLAUDE.contains(from), "{from}");
@@ -266,4 +273,35 @@ fn a_config_with_a_mistake_stops_everything() {
     let ended = lab.launch(Who::Plain, ["run", "--", "true"]).env("OUBLIETTE_TIMEOUT", "soon").run();
     refused(&ended, &["OUBLIETTE_TIMEOUT", "soon", "variable"]);
     assert_eq!(lab.left(), Vec::<String>::new());
+}
+
+/// A list of programs names those of PATH: what the workspace has under such a name is none of them.
+#[test]
+fn a_program_of_the_list_is_not_the_workspaces() {
+    if !need::need("landlock-fs", oubliette::sys::landlock::abi().is_ok()) {
+        return;
+    }
+    let lab = Lab::new();
+    let policy =
+        "description = \"a list\"\ndeny = []\ncommands = \"any\"\n[kernel]\nexecute = [\"sh\", \"cat\", \"tool\"]\n";
+    let policy = lab.file("list.toml", policy, 0o600).display().to_string();
+    let repository = lab.directory("repository", 0o700);
+    for name in ["cat", "tool"] {
+        lab.file(&format!("repository/{name}"), "#!/bin/sh\necho ran\n", 0o755);
+    }
+    let repository = repository.display().to_string();
+    for who in everybody() {
+        if who == Who::Root {
+            for path in [&policy, &repository] {
+                std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
+            }
+        }
+        let line = ["run", "--require", "landlock-fs", "--policy", &policy, "--copy-in", &repository, "--"];
+        let run = |script: &str| lab.launch(who, line.iter().copied().chain(["sh", "-c", script])).run();
+        for name in ["cat", "tool"] {
+            let ended = run(&format!("ls; ./{name}"));
+            assert!(ended.code() == 126 && !ended.stdout.contains("ran"), "{who:?} {name}: {ended:?}");
+        }
+        assert_eq!(run("cat cat >copy && exit 7").code(), 7, "{who:?}: what is on PATH may be executed");
+    }
 }
