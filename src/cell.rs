@@ -56,6 +56,13 @@ pub struct Record {
     pub directories: bool,
 }
 
+impl Record {
+    /// From the content of the file; nothing where that is half-written or not a record.
+    pub fn parse(text: &[u8]) -> Option<Record> {
+        serde_json::from_slice(text).ok()
+    }
+}
+
 /// A live cell of this launcher's.
 #[derive(Debug)]
 pub struct Cell {
@@ -341,7 +348,7 @@ pub fn read_record(cell: BorrowedFd<'_>) -> Option<Record> {
     }
     let mut text = Vec::new();
     file.take(RECORD_MAX).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    Record::parse(&text)
 }
 
 /// Seconds since 1970.

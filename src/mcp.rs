@@ -47,11 +47,17 @@ impl Servers {
     /// # Errors
     /// It is missing, writable by others, no JSON, or names a server in a way that no rule of the agent's can hold.
     pub fn read(path: &Path) -> Result<Servers> {
-        let text = read_trusted(path)?;
-        let object = format!("use MCP file {}", path.display());
+        Servers::parse(read_trusted(path)?, &format!("use MCP file {}", path.display()))
+    }
+
+    /// The same from its content.
+    ///
+    /// # Errors
+    /// As for [`Servers::read`], and never with what the file says: it may hold tokens.
+    pub fn parse(text: String, object: &str) -> Result<Servers> {
         let hint = r#"write {"mcpServers": {"NAME": {"command": "PROGRAM", "args": []}}}"#;
         let file: McpFile =
-            serde_json::from_str(&text).map_err(|error| Error::new(&*object, place(&error)).hint(hint))?;
+            serde_json::from_str(&text).map_err(|error| Error::new(object, place(&error)).hint(hint))?;
         if let Some(name) = file.servers.keys().find(|name| !server_name_holds(name)) {
             return Err(Error::new(object, format!("`{}` cannot be the name of a server", name.escape_debug()))
                 .hint("name it with letters, digits, - and _"));

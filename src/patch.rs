@@ -439,7 +439,7 @@ const LINE: usize = 52;
 const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
 
 /// One line of git's base 85: a letter for the number of bytes, then five digits for each four bytes.
-fn base85(chunk: &[u8]) -> Vec<u8> {
+pub fn base85(chunk: &[u8]) -> Vec<u8> {
     debug_assert!((1..=LINE).contains(&chunk.len()));
     let count = chunk.len() as u8;
     let mut line = vec![if count <= 26 { b'A' + count - 1 } else { b'a' + count - 27 }];
@@ -459,7 +459,7 @@ fn base85(chunk: &[u8]) -> Vec<u8> {
 }
 
 /// A path as git writes it (quote_c_style in its quote.c, with core.quotePath as it is by default).
-fn quoted(prefix: &[u8], path: &[u8]) -> Vec<u8> {
+pub fn quoted(prefix: &[u8], path: &[u8]) -> Vec<u8> {
     let plain = |byte: &u8| (0x20..0x7f).contains(byte) && !matches!(byte, b'"' | b'\\');
     if path.iter().all(plain) {
         return [prefix, path].concat();

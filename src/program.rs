@@ -204,13 +204,19 @@ fn real(path: &Path) -> Result<PathBuf> {
     path.canonicalize().map_err(|error| cannot_execute(path, error))
 }
 
-enum Header {
+/// How the kernel executes a file.
+#[derive(Debug)]
+pub enum Header {
+    /// By the interpreter of its first line, which is this without `#!`.
     Script(Vec<u8>),
+    /// By this loader, if any.
     Elf(Option<PathBuf>),
+    /// In another way, or not at all.
     Other,
 }
 
-fn header(file: &File) -> Header {
+/// Reads the beginning of a file, and of an ELF file what that points to. It may be anybody's.
+pub fn header(file: &File) -> Header {
     // The table of an ELF file mostly follows its header; of a script the kernel reads 256 bytes (execve(2)).
     let mut start = [0; 1024];
     let Ok(length) = file.read_at(&mut start, 0) else { return Header::Other };

@@ -146,7 +146,7 @@ fn wiped(state: &State, name: &OsStr) -> Vec<Leftover> {
 }
 
 /// A record could be half-written or an agent's: only a group that carries the cell's own name is removed.
-fn ours(path: &Path, cell: &OsStr) -> bool {
+pub fn ours(path: &Path, cell: &OsStr) -> bool {
     let expected = format!("oubliette-{}", cell.to_string_lossy());
     path.starts_with("/sys/fs/cgroup")
         && path.file_name() == Some(OsStr::new(&expected))

@@ -228,7 +228,8 @@ fn key(directory: BorrowedFd<'_>) -> Result<[u8; 32], Errno> {
     }
 }
 
-fn hashed(user: &UserId, key: &[u8; 32]) -> String {
+/// The name of a user's workspace.
+pub fn hashed(user: &UserId, key: &[u8; 32]) -> String {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
     mac.update(user.as_bytes());

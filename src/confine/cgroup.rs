@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -32,8 +32,7 @@ pub struct Cgroup {
 /// than all of this host's needs none.
 pub fn find(uid: u32, cpu_percent: u32) -> Fact<Cgroups> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let unified = own.lines().find_map(|line| line.strip_prefix("0::"));
-    if let Some(found) = unified.and_then(find_v2) {
+    if let Some(found) = own_v2(&own).and_then(|start| find_v2(&start)) {
         return Fact::Has(Cgroups::V2(found));
     }
     let at = |controller| find_v1(&own, controller);
@@ -49,9 +48,8 @@ pub fn find(uid: u32, cpu_percent: u32) -> Fact<Cgroups> {
 }
 
 /// The nearest group above this process whose children may have limits.
-fn find_v2(own: &str) -> Option<PathBuf> {
+fn find_v2(start: &Path) -> Option<PathBuf> {
     let root = Path::new(MOUNT);
-    let start = root.join(own.trim_start_matches('/'));
     start.ancestors().take_while(|path| path.starts_with(root)).map(Path::to_owned).find(|path| {
         let enabled = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
         ["memory", "pids"].iter().all(|name| enabled.split_ascii_whitespace().any(|word| word == *name))
@@ -60,12 +58,27 @@ fn find_v2(own: &str) -> Option<PathBuf> {
 }
 
 fn find_v1(own: &str, controller: &str) -> Option<PathBuf> {
+    own_v1(own, controller).filter(|directory| writable(directory))
+}
+
+/// This process's own group of the unified hierarchy, by what /proc/self/cgroup says (cgroups(7)).
+pub fn own_v2(own: &str) -> Option<PathBuf> {
+    below(Path::new(MOUNT), own.lines().find_map(|line| line.strip_prefix("0::"))?)
+}
+
+/// The same of one controller's own hierarchy.
+pub fn own_v1(own: &str, controller: &str) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         fields.next()?.split(',').any(|name| name == controller).then(|| fields.next())?
     })?;
-    let directory = Path::new(MOUNT).join(controller).join(path.trim_start_matches('/'));
-    writable(&directory).then_some(directory)
+    below(&Path::new(MOUNT).join(controller), path)
+}
+
+/// A group outside of this process's cgroup namespace is shown as `/..`, and is nowhere below the mount.
+fn below(mount: &Path, path: &str) -> Option<PathBuf> {
+    let path = Path::new(path.trim_start_matches('/'));
+    path.components().all(|part| matches!(part, Component::Normal(_))).then(|| mount.join(path))
 }
 
 fn writable(directory: &Path) -> bool {

@@ -21,7 +21,7 @@ pub struct Template {
     /// `permissions.allow`, beside one rule for each listed command.
     pub allow: ByCommands<Vec<Rule>>,
     /// `--tools`: the built-in tools that exist at all; empty for all of them.
-    pub tools: ByCommands<Vec<String>>,
+    pub tools: ByCommands<Vec<Tool>>,
     /// Whether file tools are kept inside the workspace by the newer keys as well. They also refuse `python3 -c` and
     /// the like, so a policy that allows any command leaves them out.
     pub confine_files: ByCommands<bool>,
@@ -116,6 +116,22 @@ impl TryFrom<String> for Rule {
     }
 }
 
+/// The name of a built-in tool: one word of a list with commas.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Tool(String);
+
+impl TryFrom<String> for Tool {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Tool, String> {
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
+            return Err(format!("`{}` is no tool; write its name alone", name.escape_debug()));
+        }
+        Ok(Tool(name))
+    }
+}
+
 /// What the agent reads.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -200,7 +216,7 @@ impl Template {
             settings: text,
             managed: to_json(&settings),
             mode: self.mode.of(commands).name(),
-            tools: (!tools.is_empty()).then(|| tools.clone()),
+            tools: (!tools.is_empty()).then(|| tools.iter().map(|tool| tool.0.clone()).collect()),
             absent,
         }
     }

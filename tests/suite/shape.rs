@@ -89,7 +89,7 @@ fn unsafe_lines(tokens: TokenStream, lines: &mut Vec<usize>) {
 }
 
 fn rust_files() -> Vec<std::path::PathBuf> {
-    ["src", "tests", "benches"].into_iter().flat_map(|dir| files(dir, &[".rs"])).collect()
+    ["src", "tests", "benches", "fuzz"].into_iter().flat_map(|dir| files(dir, &[".rs"])).collect()
 }
 
 #[test]
