@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches};
 use oubliette::cli::{Cli, RunArgs};
 use oubliette::host::{Cgroups, Fact, Host, Kind, Lack, Maker, Programs, Shown, capability};
 use oubliette::policy::Policy;
+use oubliette::policy::deny::Class;
 use oubliette::program::Program;
 use oubliette::ranges::{Other, Ranges};
 use oubliette::request::{Config, Request, UidRange};
@@ -75,6 +76,7 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         servers: if choices.below(2) == 0 { vec![] } else { vec!["server".into()] },
         extra: vec![(PathBuf::from("/srv/mcp/server.py"), Kind::File)],
         agent_programs: vec!["/usr/bin/rg".into()],
+        around: [vec![], vec![Class::SharedTmp]][choices.below(2)].clone(),
         inherited: vec![("LANG".into(), "C.UTF-8".into())],
         shell: "/bin/sh".into(),
     }
