@@ -11,6 +11,7 @@ use crate::plan::{Identity, Plan};
 
 mod rules;
 
+use rules::Rule;
 pub use rules::Stop;
 
 /// What an attack must come to.
@@ -88,7 +89,18 @@ impl Scene<'_> {
         };
         let mut by: Vec<&'static str> = rule.stops.iter().filter_map(|stop| self.holds(*stop)).collect();
         by.dedup();
-        if by.is_empty() { Expected::Open { why: rule.why.to_owned() } } else { Expected::Blocked { by } }
+        if by.is_empty() { Expected::Open { why: self.why(rule).to_owned() } } else { Expected::Blocked { by } }
+    }
+
+    /// Why nothing holds against an attack: what the rule says, unless another reason comes first on this host.
+    fn why(&self, rule: &Rule) -> &'static str {
+        let by_uid = rule.stops.contains(&Stop::UidInProc) && self.holds(Stop::Uid).is_some();
+        let by_init = rule.stops.contains(&Stop::ForeignInit) && !self.around.init_is_ours;
+        match rule.why {
+            _ if self.around.lenient && (by_uid || by_init) => rules::NOT_BY_UID,
+            rules::NO_RIGHT if self.attacker.landlock.is_none() => rules::ONE_UID,
+            why => why,
+        }
     }
 
     /// Why an attack must not even be tried here: it could reach what the command did not make itself.
@@ -145,6 +157,7 @@ impl Scene<'_> {
         match stop {
             Stop::Root | Stop::Pid | Stop::Ipc | Stop::Net => has(stop.layer()?),
             Stop::OwnInit => has(Layer::Pid).filter(|_| !self.around.lenient),
+            Stop::NetInProc => has(Layer::Net).filter(|_| !self.around.lenient),
             Stop::OwnProc => when(own_proc && plan.enforces(Layer::Pid), "pid"),
             // A UID protects its owner: both must have one of their own.
             Stop::Uid => when(plan.identity != Identity::Caller && self.victim.identity != Identity::Caller, "uid"),

@@ -18,6 +18,8 @@ pub enum Stop {
     Ipc,
     /// A network namespace.
     Net,
+    /// The same, where the kernel lists sockets by namespace.
+    NetInProc,
     /// Another UID than the victim's.
     Uid,
     /// The same, where the kernel guards /proc and scheduling by UID.
@@ -99,8 +101,9 @@ pub(super) fn of(attack: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.names.contains(&attack))
 }
 
-const ONE_UID: &str = "both agents have one UID, and neither a private root nor Landlock is between them";
-const NO_RIGHT: &str = "Landlock has no right for it, and both agents have one UID and one root";
+pub(super) const ONE_UID: &str = "both agents have one UID, and neither a private root nor Landlock is between them";
+pub(super) const NO_RIGHT: &str = "Landlock has no right for it, and both agents have one UID and one root";
+pub(super) const NOT_BY_UID: &str = "this kernel does not guard it by UID, as Linux does";
 const ONE_PROC: &str = "the host's /proc lists every process";
 const TRACE: &str = "both agents have one UID, and the kernel lets a UID trace itself";
 const NO_FILTER: &str = "there is no seccomp filter against it";
@@ -111,8 +114,8 @@ const KILL: &str = "both agents have one UID, and nothing keeps signals in the c
 
 use Stop::{
     Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, MaskedProc, Net,
-    NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Pid, Plain, Ports, Powerless, PowerlessOnLinux,
-    ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid, UidInProc,
+    NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Pid, Plain, Ports, Powerless,
+    PowerlessOnLinux, ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid, UidInProc,
 };
 
 #[rustfmt::skip]
@@ -160,7 +163,9 @@ const RULES: &[Rule] = &[
     rule(&["tcp-connect", "tcp-mapped"], &[Net, Internet, Ports], HOST_NET),
     rule(&["mptcp-connect", "fastopen-connect"], &[Net, Filter], HOST_NET),
     rule(&["udp-send"], &[Net, Udp], HOST_NET),
-    rule(&["proc-net"], &[Net, ProcRules], "the host's network is asked for, and /proc lists its sockets"),
+    // gVisor lists the sockets of every network namespace in each.
+    rule(&["proc-net"], &[NetInProc, ProcRules],
+        "/proc lists the sockets of the host's network, or of every network where the kernel keeps one list"),
     rule(&["socket-packet", "socket-raw"], &[Filter, Powerless], POWER),
     rule(&["socket-vsock", "socket-alg", "socket-sock-diag", "socket-audit", "socket-netfilter", "socket-families",
         "add-key", "int80", "x32", "userfaultfd", "bpf", "perf-event", "kernel-log"], &[Filter], NO_FILTER),
