@@ -103,8 +103,11 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
         loop {
             let finished = run.attempt(&plan, &mut outputs, &mut terminal)?;
             match &finished.outcome {
-                // The host lacks what it was taken to have: plan again with that known, or refuse.
-                Outcome::Failed(Failure { step: Some(step), errno, .. }) if host.learn(*step, *errno) => {
+                // The host lacks what it was taken to have: plan again with that known, or refuse. What could not be
+                // ended or removed would go on unnamed beside the next attempt.
+                Outcome::Failed(Failure { step: Some(step), errno, .. })
+                    if finished.wiped.left.is_empty() && host.learn(*step, *errno) =>
+                {
                     plan = run.replan(&host).map_err(|refusal| refused(known, *refusal))?;
                     tell_degraded(&run.progress, &plan, &mut told);
                 }

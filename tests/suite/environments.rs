@@ -4,6 +4,7 @@
 mod agent; // the real agent at every level in each of them
 mod attacks; // `doctor --attack` in each, and the table that README links
 mod filter; // seccomp filters of a container runtime and of an old kernel
+mod kills; // `kill -9` at every stage and at random moments in each
 mod machine; // another kernel, in a virtual machine
 pub mod sandbox; // makes an environment and runs a script in it
 

@@ -23,6 +23,12 @@ pub fn need(what: &str, there: bool) -> bool {
     false
 }
 
+/// Figures that a test has measured, past the test runner's capture.
+pub fn tell(figures: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "{test}: {figures}");
+}
+
 /// Where a program is, by PATH; says that it is skipped when there is none.
 pub fn need_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
