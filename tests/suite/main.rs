@@ -33,6 +33,7 @@ mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library
+mod many; // 32 cells at once for a minute
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
 mod siege; // `doctor --attack`: what the plan promises about every attack against what the kernel does
