@@ -200,9 +200,10 @@ const MASKED: [&str; 10] = [
 ];
 
 impl Host {
-    /// Reads the facts that cost next to nothing. What only an attempt can tell is taken as there until
-    /// [`Host::learn`] is told otherwise.
+    /// Reads the facts that cost next to nothing: files of /proc and single calls, no process. What only an attempt can
+    /// tell is taken as there until [`Host::learn`] is told otherwise, by the launch itself or by a rehearsal.
     /// What only layers need that nobody wants is not looked for.
+    /// Nothing is kept from one run to the next, so no answer of yesterday's weakens a run of today's.
     pub fn probe(request: &Request, policy: &Policy) -> Host {
         let wanted = |layer| layers::want(request, policy, layer) != Want::Off;
         let files = wanted(Layer::Root) || wanted(Layer::LandlockFs);

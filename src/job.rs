@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -26,6 +27,8 @@ pub struct Job {
     pub servers: Servers,
     /// The host.
     pub host: Host,
+    /// How long it took to look at it.
+    pub probed: Duration,
 }
 
 impl Job {
@@ -44,7 +47,9 @@ impl Job {
             None => library.agent_for(&Program::name(&request.command[0]).to_string_lossy())?,
         };
         check(&mut request, &agent)?;
+        let before = Instant::now();
         let mut host = Host::probe(&request, &level.value);
+        let probed = before.elapsed();
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = Program::find(&request.command[0], &search_path)?;
         if agent.value.settings.is_some() && !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
@@ -56,7 +61,7 @@ impl Job {
             host.agent_programs = executed(&agent.value, &level.value, &search_path);
         }
         settle(&mut request, &level.value, &agent.name, &host);
-        Ok(Job { request, level, agent, servers, host })
+        Ok(Job { request, level, agent, servers, host, probed })
     }
 
     /// The plan on the host as it is known by now.

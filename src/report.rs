@@ -67,6 +67,8 @@ impl Default for Report {
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Timings {
+    /// To find out what the host offers; a part of `prepare`.
+    pub probe: u64,
     /// From the start of the launcher to the clone.
     pub prepare: u64,
     /// From the clone to the agent's exec.

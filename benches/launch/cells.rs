@@ -104,6 +104,18 @@ impl Stage {
         self.job(who, argv)
     }
 
+    /// What the host offers, for every level.
+    pub fn doctor(&self, who: &Launcher) -> Job {
+        self.job(who, words(&[&self.oubliette, "doctor", "--state-dir", &text(&who.state)]))
+    }
+
+    /// A run of every layer with its report on standard output.
+    pub fn reported(&self, who: &Launcher) -> Job {
+        let mut job = self.cell(who, Cell::All, 0);
+        job.argv.splice(2..2, words(&["--report-fd", "1"]));
+        job
+    }
+
     /// bwrap with every namespace it has and a new root of `mounts` mounts.
     ///
     /// # Errors

@@ -68,6 +68,8 @@ enum What {
     ToMain,
     AfterAgent(u32),
     AfterKill(u32),
+    Doctor,
+    Probe,
 }
 
 /// One line of a table.
@@ -135,6 +137,8 @@ impl Bench {
         self.print_launches();
         self.sample(&[What::AfterAgent(0), What::AfterAgent(FILES), What::AfterKill(FILES)], self.options.wipes)?;
         self.print_wipes();
+        self.sample(&[What::Doctor, What::Probe], self.options.rounds)?;
+        self.print_looks();
         self.count_directory_reads();
         self.print_rates();
         self.print_memory();
@@ -154,6 +158,8 @@ impl Bench {
             self.add("fork+exec", index, What::Whole, self.stage.bare(&who, Start::Fork));
             self.add("posix_spawn", index, What::Whole, self.stage.bare(&who, Start::Spawn));
             self.add(VERSION, index, What::Whole, self.stage.version(&who));
+            self.add("doctor", index, What::Doctor, self.stage.doctor(&who));
+            self.add("probing in a run", index, What::Probe, self.stage.reported(&who));
             for (label, cell) in [
                 ("permission-only", Cell::PermissionOnly),
                 ("all layers, host network", Cell::HostNetwork),
@@ -184,6 +190,10 @@ impl Bench {
         let launchers = &self.launchers;
         let skipped = &mut self.skipped;
         self.rows.retain(|row| {
+            // Their own first sample says whether they work.
+            if matches!(row.what, What::Doctor | What::Probe) {
+                return true;
+            }
             let tried = try_job(&launchers[row.launcher], &row.job, !row.label.starts_with(VERSION));
             if let Err(why) = &tried
                 && row.what == What::Whole
@@ -288,7 +298,7 @@ impl Bench {
             let what = match row.what {
                 What::AfterAgent(files) => format!("{files} files, agent ends"),
                 What::AfterKill(files) => format!("{files} files, TERM"),
-                What::Whole | What::ToMain => continue,
+                What::Whole | What::ToMain | What::Doctor | What::Probe => continue,
             };
             let value = |percent| row.samples.percentile(percent).map_or("-".into(), |n| format!("{:.1}", n / 1000.0));
             rows.push((format!("{}: {what}", row.label), vec![value(0), value(50)]));
@@ -299,6 +309,22 @@ impl Bench {
                 let millis = self.micros("all layers", index, what, 50).map(|micros| micros / 1000.0);
                 let label = format!("{how} of {FILES} files, {} (median)", self.launchers[index].name);
                 self.verdicts.push((label, " ms", Verdict::value(millis, 50.0)));
+            }
+        }
+    }
+
+    fn print_looks(&mut self) {
+        let title = format!("Looking at the host, {} rounds, µs", self.options.rounds);
+        let looks = self.rows.iter().filter(|row| matches!(row.what, What::Doctor | What::Probe));
+        let value = |row: &Row, percent| row.samples.percentile(percent).map_or("-".into(), |n| format!("{n:.0}"));
+        let rows = looks.map(|row| (row.label.clone(), [0, 10, 50].map(|percent| value(row, percent)).to_vec()));
+        let rows = rows.collect();
+        self.print(title, &["min", "p10", "median"], rows);
+        for index in 0..self.launchers.len() {
+            for (label, what, bar) in [("doctor", What::Doctor, 50.0), ("probing in a run", What::Probe, 1.0)] {
+                let millis = self.micros(label, index, what, 50).map(|micros| micros / 1000.0);
+                let label = format!("{label}, {} (median)", self.launchers[index].name);
+                self.verdicts.push((label, " ms", Verdict::value(millis, bar)));
             }
         }
     }
@@ -447,6 +473,8 @@ fn once(row: &Row) -> std::io::Result<u64> {
         What::ToMain => row.job.to_main(),
         What::AfterAgent(files) => row.job.after_agent(files),
         What::AfterKill(files) => row.job.after_kill(files),
+        What::Doctor => row.job.doctor(),
+        What::Probe => row.job.probe(),
     }
 }
 

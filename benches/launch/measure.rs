@@ -105,6 +105,26 @@ impl Job {
         Ok(after - before)
     }
 
+    /// Time of `doctor`, which ends with 1 where a layer is missing.
+    pub fn doctor(&self) -> io::Result<u64> {
+        let mut command = self.command(&[]);
+        let before = now();
+        let status = command.spawn()?.wait()?;
+        let after = now();
+        if matches!(status.code(), Some(0 | 1)) {
+            Ok(after - before)
+        } else {
+            Err(io::Error::other(status.to_string()))
+        }
+    }
+
+    /// What the report of a run on standard output says about the time to look at the host.
+    pub fn probe(&self) -> io::Result<u64> {
+        let report: serde_json::Value = serde_json::from_str(&self.output(&[])?)?;
+        let micros = report["timings"]["probe"].as_u64();
+        micros.map(|micros| micros * 1000).ok_or_else(|| io::Error::other("the report has no such time"))
+    }
+
     /// What the agent printed.
     pub fn output(&self, more: &[&str]) -> io::Result<String> {
         let mut command = self.command(more);

@@ -345,6 +345,7 @@ impl Run<'_> {
         keeper.into_iter().for_each(Keeper::dismiss);
         drop(alone);
         let timings = Timings {
+            probe: self.job.probed.as_micros() as u64,
             prepare: micros(self.started, cloned),
             enter: started.map_or(0, |started| micros(cloned, started)),
             run: started.map_or(0, |started| micros(started, ended)),

@@ -30,6 +30,7 @@ mod uid_ranges; // from where the UIDs of runs come, and when they are somebody 
 mod alone; // where nothing is between cells of one UID, one lives at a time
 mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
+mod cost; // a slow probe of the host fails
 mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library

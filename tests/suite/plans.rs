@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use oubliette::cli::{Cli, RunArgs};
@@ -232,7 +233,7 @@ fn explanations() {
     ] {
         let (request, level, agent) = (request(words), level(level_name), agent(agent_name));
         let plan = Plan::new(&request, &level.value, &agent.value, &host).unwrap();
-        let job = Job { request, level, agent, servers: Servers::default(), host };
+        let job = Job { request, level, agent, servers: Servers::default(), host, probed: Duration::ZERO };
         let text = explain::text(&job, &plan);
         assert!(!text.contains("secret"), "{text}");
         golden(file, &text);
