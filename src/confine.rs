@@ -132,8 +132,19 @@ pub struct Command {
     pub stdio: Stdio,
     /// The pipe with its credential, for descriptor [`CREDENTIAL_FD`].
     pub credential: Option<OwnedFd>,
-    /// Gets the errno when it cannot be executed, and closes when it can.
+    /// Gets a byte before the agent is executed and the errno when it cannot be, and closes when it can.
     pub exec_failed: OwnedFd,
+}
+
+/// Everything is in force, and the agent is next. Where the pipe closes without it, somebody has killed a process of the
+/// set-up: the kernel when memory ran out, or a person.
+fn announce(exec_failed: &OwnedFd) {
+    let _ = nix::unistd::write(exec_failed, b"x");
+}
+
+/// The agent is not executed.
+fn refuse(exec_failed: &OwnedFd, errno: Errno) {
+    let _ = nix::unistd::write(exec_failed, &(errno as i32).to_le_bytes());
 }
 
 /// The number under which an agent finds the pipe with its credential.
@@ -216,7 +227,10 @@ impl Confinement<'_> {
         let failures = self.channel.try_clone();
         let rehearsal = self.rehearsal;
         match self.enter() {
-            Ok(_) if rehearsal => sys::process::exit_now(0),
+            Ok(confined) if rehearsal => {
+                announce(&confined.command.exec_failed);
+                sys::process::exit_now(0)
+            }
             Ok(confined) => confined.exec(),
             Err(failure) => {
                 if let Ok(channel) = failures {
@@ -400,10 +414,13 @@ impl Confined {
         };
         let Command { program, arguments, environment, stdio, credential, exec_failed } = self.command;
         let errno = match control.and_then(|()| session::attach(stdio, self.terminal, credential, &exec_failed)) {
-            Ok(()) => sys::process::exec(&program, &arguments, &environment),
+            Ok(()) => {
+                announce(&exec_failed);
+                sys::process::exec(&program, &arguments, &environment)
+            }
             Err(errno) => errno,
         };
-        let _ = nix::unistd::write(&exec_failed, &(errno as i32).to_le_bytes());
+        refuse(&exec_failed, errno);
         sys::process::exit_now(i32::from(crate::exit::Exit::CannotExecute.status()))
     }
 }

@@ -107,7 +107,7 @@ pub struct Watch<'a> {
     pub keeper: Option<Keeper>,
     /// The launcher's end of the channel.
     pub channel: Channel,
-    /// Closes when the agent is executed.
+    /// Closes when the agent is executed, after a byte that says so.
     pub exec_failed: Option<File>,
     /// The launcher's signals.
     pub signals: &'a Signals,
@@ -135,6 +135,10 @@ struct Seen {
     kill_at: Option<Instant>,
     killed: bool,
     channel_closed: bool,
+    /// What has come by the pipe that closes with the agent's execution.
+    exec: Vec<u8>,
+    /// It has closed, and nothing has come.
+    not_reached: bool,
 }
 
 /// The end of a launch that did not get as far as the agent, or of the agent.
@@ -183,8 +187,13 @@ impl Watch<'_> {
     }
 
     fn outcome(&self, seen: Seen) -> Outcome {
+        // Nobody asked for its end and it said nothing.
+        let killed = seen.not_reached && seen.asked.is_none();
         match (seen.failure, seen.ended) {
             (Some(failure), _) => Outcome::Failed(failure),
+            (None, None | Some(Ended::Exited(_) | Ended::Signaled(_))) if killed => {
+                Outcome::Failed(Failure::plain(KILLED, "start the agent"))
+            }
             (None, Some(ended)) => Outcome::Ran(ended),
             (None, None) => Outcome::Ran(Ended::Signaled(Signal::SIGKILL as u8)),
         }
@@ -303,11 +312,17 @@ impl Watch<'_> {
     }
 
     fn take_exec(&mut self, seen: &mut Seen) {
-        let Some(mut file) = self.exec_failed.take() else { return };
-        let mut number = [0; 4];
-        match file.read(&mut number) {
-            Ok(4) => {
-                let errno = Errno::from_raw(i32::from_le_bytes(number));
+        let Some(file) = &mut self.exec_failed else { return };
+        let mut bytes = [0; 8];
+        match file.read(&mut bytes) {
+            Ok(length @ 1..) => return seen.exec.extend(&bytes[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return,
+            _ => self.exec_failed = None,
+        }
+        match seen.exec[..] {
+            [] => seen.not_reached = true,
+            [.., a, b, c, d] => {
+                let errno = Errno::from_raw(i32::from_le_bytes([a, b, c, d]));
                 seen.ended = Some(Ended::NotExecuted(errno.desc().to_owned()));
             }
             _ if seen.failure.is_some() => {}
@@ -352,7 +367,9 @@ impl Watch<'_> {
         if seen.ended.is_none() && !self.has_init {
             seen.ended = Some(ended);
         }
-        self.take_exec(seen);
+        while self.exec_failed.is_some() {
+            self.take_exec(seen);
+        }
     }
 
     fn end_now(&mut self, seen: &mut Seen, ended: Ended) {
@@ -394,6 +411,9 @@ impl Watch<'_> {
         why.map(Ended::LevelNotInForce)
     }
 }
+
+/// Stands for the death of a process before it has executed the agent, of which the kernel gives no errno.
+pub const KILLED: Errno = Errno::EOWNERDEAD;
 
 /// How long the keeper may take to kill its child.
 const STUCK: Duration = Duration::from_secs(2);

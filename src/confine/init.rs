@@ -18,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid, setpgid, tcsetpgrp};
 
-use super::Confined;
+use super::{Confined, refuse};
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, exit_now, fork_into};
 
@@ -26,7 +26,7 @@ use crate::sys::process::{Fork, exit_now, fork_into};
 pub fn run(confined: Confined) -> ! {
     if let Some(Err(errno)) = confined.terminal.as_ref().map(|terminal| crate::sys::tty::take_control(terminal.as_fd()))
     {
-        let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
+        refuse(&confined.command.exec_failed, errno);
         exit_now(125);
     }
     let init = getpid();
@@ -34,7 +34,7 @@ pub fn run(confined: Confined) -> ! {
         Ok(Fork::Child) => start(confined, init),
         Ok(Fork::Parent(agent)) => agent,
         Err(errno) => {
-            let _ = nix::unistd::write(&confined.command.exec_failed, &(errno as i32).to_le_bytes());
+            refuse(&confined.command.exec_failed, errno);
             exit_now(125);
         }
     };

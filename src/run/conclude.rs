@@ -15,7 +15,7 @@ use crate::layer::Layer;
 use crate::plan::Plan;
 use crate::progress::say;
 use crate::report::{Leftover, Report, Usage, VERSION};
-use crate::supervise::{Ended, Outcome};
+use crate::supervise::{Ended, KILLED, Outcome};
 
 /// What the children of this process used.
 pub(super) fn usage(peak_cell: Option<u64>) -> Usage {
@@ -37,14 +37,15 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
     let (ended, failure) = match outcome {
         Outcome::Ran(ended) => (ended, None),
         Outcome::Failed(failure) => {
-            (Ended::NotConfined(format!("cannot {}: {}", failure.action, failure.errno.desc())), Some(failure))
+            let error = not_confined(failure);
+            (Ended::NotConfined(error.to_string()), Some(error))
         }
     };
     let left: Vec<Leftover> = wiped.left.into_iter().map(Leftover::from).collect();
     for Leftover { name, why } in &left {
         say(&format!("cannot remove {name}: {why}"));
     }
-    let error = error.or(failure.map(not_confined)).or(explain_end(&ended, plan));
+    let error = error.or(failure).or(explain_end(&ended, plan));
     let status =
         if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
     if let Some(file) = report {
@@ -85,6 +86,10 @@ pub(super) fn not_confined(failure: Failure) -> Error {
     if failure.errno == Errno::EINTR {
         return Error::new(failure.action, "the launcher was told to end")
             .hint("nothing of it is left; start it again");
+    }
+    if failure.errno == KILLED {
+        return Error::new(failure.action, "a process was killed before it had confined itself")
+            .hint("raise limits.memory of the policy if the kernel's log says that memory ran out");
     }
     if failure.errno == Errno::UnknownErrno {
         return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");

@@ -190,6 +190,27 @@ fn init_is_killed() {
     }
 }
 
+/// The agent has not begun, so its end is not told as the agent's.
+#[test]
+fn init_is_killed_before_it_starts_the_agent() {
+    for who in Who::all() {
+        let place = Place::new(who);
+        for tier in tiers(&place) {
+            let marker = marker();
+            let mut launcher = launch(&place, &tier, "cloned", &marker, "sleep 999");
+            assert!(launcher.stopped());
+            let cells = place.cells();
+            kill(children(launcher.pid())[0], Signal::SIGKILL).unwrap();
+            launcher.signal(Signal::SIGCONT);
+            let ended = launcher.end();
+            assert_eq!((ended.status.code(), ended.out.as_str()), (Some(125), ""), "{who:?}, {}: {ended:?}", tier.name);
+            assert!(ended.err.contains("oubliette: cannot "), "{who:?}, {}: {ended:?}", tier.name);
+            assert_eq!(marked(&marker), [], "{who:?}, {}", tier.name);
+            place.assert_nothing_left(&cells);
+        }
+    }
+}
+
 #[test]
 fn launcher_and_init_are_killed_together() {
     for who in Who::all() {

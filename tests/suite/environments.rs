@@ -189,6 +189,50 @@ fn a_container_without_proc_is_refused() {
     }
 }
 
+/// Shared memory that is small or absent is nothing that a launch needs.
+#[test]
+fn a_container_with_little_or_no_shared_memory() {
+    const SCRIPT: &str = "
+        /mnt/oubliette run -q -- sh -c 'echo ran; ls -d /dev/shm; df -k /dev/shm | tail -n 1' 2>&1 | head -n 1
+        /mnt/oubliette run -q -- sh -c 'exit 7'; echo $?
+        find /tmp/oubliette-*/cells -mindepth 1";
+    for (kind, uid) in [Kind::NoShm, Kind::SmallShm].into_iter().flat_map(|kind| [(kind, 0), (kind, PLAIN)]) {
+        let sandbox = Sandbox { kind, uid, host_network: false };
+        if !need::as_root() || !sandbox.there() {
+            return;
+        }
+        assert_eq!(sandbox.run(&Scratch::new(), &[], &["sh", "-c", SCRIPT]), "ran\n7\n", "{kind:?} {uid}");
+    }
+}
+
+/// The only place for cells is full: before a launch, by a workspace that does not fit, and by the agent.
+#[test]
+fn a_container_whose_tmp_is_full() {
+    const SCRIPT: &str = "
+        O=/mnt/oubliette
+        left() { find /tmp/oubliette-*/cells -mindepth 1; }
+        head -c 99999 /dev/zero >/tmp/x 2>/dev/null
+        $O run -q -- true; echo $?
+        rm /tmp/x; mkdir /tmp/in; head -c 40000 /dev/zero >/tmp/in/file
+        $O run -q --copy-in /tmp/in -- true; echo $?; left
+        rm -r /tmp/in
+        $O run -q -- sh -c 'head -c 99999 /dev/zero >file 2>/dev/null; echo full; exit 7'; echo $?; left
+        $O run -q -- true; echo $?; left";
+    for uid in [0, PLAIN] {
+        let sandbox = Sandbox { kind: Kind::SmallTmp, uid, host_network: false };
+        if !need::as_root() || !sandbox.there() {
+            return;
+        }
+        let said = sandbox.run(&Scratch::new(), &[], &["sh", "-c", SCRIPT]);
+        let lines: Vec<&str> = said.lines().collect();
+        let [full, hint, status, fill, fill_hint, fill_status, rest @ ..] = &lines[..] else { panic!("{uid}: {said}") };
+        assert!(full.starts_with("oubliette: cannot ") && full.contains("No space left"), "{uid}: {said}");
+        assert!(fill.starts_with("oubliette: cannot fill the workspace"), "{uid}: {said}");
+        assert!(hint.starts_with("hint: ") && fill_hint.starts_with("hint: "), "{uid}: {said}");
+        assert_eq!((*status, *fill_status, rest), ("125", "125", &["full", "7", "0"][..]), "{uid}: {said}");
+    }
+}
+
 #[test]
 fn gvisor_as_root() {
     let lacks = Some(("landlock-fs", "use a kernel from 5.13"));

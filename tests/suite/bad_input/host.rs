@@ -297,6 +297,27 @@ fn limits_that_are_reached() {
     assert!(good > 5 && bad > 15, "{good} runs worked and {bad} were refused");
 }
 
+/// The kernel kills the cell's first process before the agent is there: that is a failure of the set-up and not the
+/// agent's end.
+#[test]
+fn memory_runs_out_during_the_set_up() {
+    let lab = Lab::new();
+    if !need::as_root() || !need::need("cgroup", oubliette::confine::cgroup::find(0, 100).get().is_ok()) {
+        return;
+    }
+    let mut findings = Findings::default();
+    for layers in ["", "pid = \"off\"\n"] {
+        let policy = format!(
+            "description = \"for a test\"\ndeny = []\ncommands = \"any\"\n[layers]\n{layers}[limits]\nmemory = \"16KiB\"\n"
+        );
+        lab.file("little.toml", &policy, 0o644);
+        std::os::unix::fs::chown(lab.path("little.toml"), Some(0), Some(0)).unwrap();
+        let ended = lab.launch(Who::Root, words(&["-q", "--policy", "little.toml"], &["true"])).run();
+        findings.refused(&lab, layers, &ended, 125, &["start the agent", "killed", "limits.memory"]);
+    }
+    findings.none();
+}
+
 #[test]
 fn streams_that_are_closed() {
     let lab = Lab::new();

@@ -51,10 +51,23 @@ pub enum Kind {
     Container,
     /// The same without any /proc.
     NoProc,
+    /// The same without /dev/shm.
+    NoShm,
+    /// The same with 64 KiB of /dev/shm, as Docker's `--shm-size=64k`.
+    SmallShm,
+    /// The same with 64 KiB of /tmp.
+    SmallTmp,
     /// gVisor, everything read-only but a /tmp and a /run.
     Gvisor,
     /// A virtual machine with Linux 6.1 and the unified hierarchy of control groups.
     Machine,
+}
+
+impl Kind {
+    /// A container as Docker makes it.
+    fn closed(self) -> bool {
+        matches!(self, Kind::Container | Kind::NoProc | Kind::NoShm | Kind::SmallShm | Kind::SmallTmp)
+    }
 }
 
 /// One of them, and who starts the launcher in it.
@@ -152,7 +165,7 @@ impl Sandbox {
     fn filter(&self, scratch: &Scratch) -> String {
         let name = match self.kind {
             Kind::NoLandlock => "no-landlock",
-            Kind::Container | Kind::NoProc => "docker",
+            kind if kind.closed() => "docker",
             _ => return String::new(),
         };
         format!("9<{}", scratch.0.path().join(name).display())
@@ -161,9 +174,21 @@ impl Sandbox {
     fn container(&self, scratch: &Path) -> Vec<String> {
         let scratch = scratch.display().to_string();
         let mut words = vec!["--die-with-parent"];
-        let closed = matches!(self.kind, Kind::Container | Kind::NoProc);
+        let closed = self.kind.closed();
         if closed {
-            words.extend(["--unshare-pid", "--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/tmp"]);
+            words.extend(["--unshare-pid", "--ro-bind", "/", "/"]);
+            match self.kind {
+                Kind::NoShm => {
+                    words.extend(["--tmpfs", "/dev"]);
+                    let nodes = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+                    nodes.iter().for_each(|node| words.extend(["--dev-bind", node, node]));
+                }
+                Kind::SmallShm => words.extend(["--dev", "/dev", "--size", "65536", "--tmpfs", "/dev/shm"]),
+                _ => words.extend(["--dev", "/dev"]),
+            }
+            let small: &[&str] = if self.kind == Kind::SmallTmp { &["--size", "65536"] } else { &[] };
+            words.extend(small);
+            words.extend(["--tmpfs", "/tmp"]);
             match self.kind {
                 Kind::NoProc => words.extend(["--tmpfs", "/proc"]),
                 _ => words.extend(["--proc", "/proc", "--ro-bind", "/dev/null", "/proc/interrupts"]),
