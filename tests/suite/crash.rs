@@ -199,8 +199,10 @@ fn init_is_killed_before_it_starts_the_agent() {
             let marker = marker();
             let mut launcher = launch(&place, &tier, "cloned", &marker, "sleep 999");
             assert!(launcher.stopped());
-            let cells = place.cells();
+            let (cells, family) = (place.cells(), below(launcher.pid()));
             kill(children(launcher.pid())[0], Signal::SIGKILL).unwrap();
+            // A keeper's child dies with it, but not before it; until then the launcher could still let it go on.
+            within(KEEPER, tier.name, || !family.iter().any(|pid| lives(*pid)));
             launcher.signal(Signal::SIGCONT);
             let ended = launcher.end();
             assert_eq!((ended.status.code(), ended.out.as_str()), (Some(125), ""), "{who:?}, {}: {ended:?}", tier.name);
