@@ -2,7 +2,8 @@
 //! of another process, however a run ends and wherever its launcher is stopped.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -176,18 +177,36 @@ fn wait_for_stop(running: Running) -> Running {
     }
 }
 
-/// How often a word is in the memory of a process.
-fn in_memory(pid: i32, word: &[u8]) -> usize {
+/// How often a word is in the memory of a process. Only what is there is read: a runtime of JavaScript reserves far more
+/// than any machine has.
+pub fn in_memory(pid: i32, word: &[u8]) -> usize {
+    const PAGE: u64 = 4096;
+    const PART: u64 = 256 * PAGE;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let [memory, pages] = ["mem", "pagemap"].map(|name| File::open(format!("/proc/{pid}/{name}")).unwrap());
     let mut found = 0;
     for line in maps.lines().filter(|line| line.contains(" r") && !line.contains("[v")) {
         let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
         let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16).unwrap());
         let mut bytes = Vec::new();
-        memory.seek(SeekFrom::Start(from)).unwrap();
-        // What cannot be read by anybody holds nothing.
-        let _ = (&mut memory).take(to - from).read_to_end(&mut bytes);
+        let mut at = from;
+        while at < to {
+            let end = to.min(at + PART);
+            let mut entries = vec![0; ((end - at) / PAGE * 8) as usize];
+            pages.read_exact_at(&mut entries, at / PAGE * 8).unwrap();
+            // Bits 62 and 63: swapped, present (proc_pid_pagemap(5)).
+            if entries.chunks(8).any(|entry| entry[7] & 0xc0 != 0) {
+                let start = bytes.len();
+                bytes.resize(start + (end - at) as usize, 0);
+                // What cannot be read by anybody holds nothing.
+                let length = memory.read_at(&mut bytes[start..], at).unwrap_or(0);
+                bytes.truncate(start + length);
+            } else {
+                // What is on both sides of a gap is not one word.
+                found += count(&std::mem::take(&mut bytes), word);
+            }
+            at = end;
+        }
         found += count(&bytes, word);
     }
     found
@@ -212,13 +231,13 @@ fn options(service: &Service) -> [Vec<String>; 2] {
 }
 
 /// As any other process of the launcher's user: nothing of it can be read.
-fn closed_to_its_own_user(service: &Service, pid: i32) {
+pub fn closed(stage: &Stage, pid: i32) {
     let script =
         "cat /proc/$1/environ || ls /proc/$1/fd/ || head -c1 /proc/$1/mem || cat /proc/$1/maps || cat /proc/$1/auxv";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", &pid.to_string()]).env_clear().env("PATH", "/usr/bin:/bin");
     if nix::unistd::geteuid().is_root() {
-        command.uid(service.stage.uid(Who::User)).gid(service.stage.uid(Who::User));
+        command.uid(stage.uid(Who::User)).gid(stage.uid(Who::User));
     }
     let done = output(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     assert!(!done.status.success() && done.out.is_empty(), "{done:?}");
@@ -229,7 +248,7 @@ fn closed_to_its_own_user(service: &Service, pid: i32) {
 fn look(service: &Service, running: &Running, at: At) {
     assert_eq!(service.seen(), Vec::<String>::new(), "at {}", at.name());
     if service.who == Who::User {
-        closed_to_its_own_user(service, running.pid());
+        closed(&service.stage, running.pid());
     }
     if !nix::unistd::geteuid().is_root() {
         return;
