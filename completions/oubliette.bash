@@ -89,7 +89,7 @@ _oubliette() {
                     return 0
                     ;;
                 --network)
-                    COMPREPLY=($(compgen -W "host none" -- "${cur}"))
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --state-dir)
@@ -115,7 +115,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__explain)
-            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -168,7 +168,7 @@ _oubliette() {
                     return 0
                     ;;
                 --network)
-                    COMPREPLY=($(compgen -W "host none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "host none broker" -- "${cur}"))
                     return 0
                     ;;
                 --mcp-config)
@@ -188,6 +188,21 @@ _oubliette() {
                     ;;
                 --upstream)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --setenv)
@@ -394,7 +409,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__run)
-            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -447,7 +462,7 @@ _oubliette() {
                     return 0
                     ;;
                 --network)
-                    COMPREPLY=($(compgen -W "host none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "host none broker" -- "${cur}"))
                     return 0
                     ;;
                 --mcp-config)
@@ -467,6 +482,21 @@ _oubliette() {
                     ;;
                 --upstream)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --setenv)

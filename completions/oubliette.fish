@@ -39,9 +39,11 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-f
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-env -d 'Read the credential from this variable, whose memory is then overwritten' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy -d 'Take the policy from this file instead of a named level' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
-none\t'A namespace with nothing but its own loopback'"
+none\t'A namespace with nothing but its own loopback'
+broker\t'The same, and on that loopback a broker: it holds the credential, and reaches the model\'s API alone'"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l upstream -d 'Base URL of the agent\'s model API' -r -f
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l setenv -d 'One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s w -l workspace -d 'The agent\'s working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l copy-in -d 'Fill a fresh workspace with a copy of this directory' -r -f -a "(__fish_complete_directories)"
@@ -86,9 +88,11 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credenti
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-env -d 'Read the credential from this variable, whose memory is then overwritten' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy -d 'Take the policy from this file instead of a named level' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
-none\t'A namespace with nothing but its own loopback'"
+none\t'A namespace with nothing but its own loopback'
+broker\t'The same, and on that loopback a broker: it holds the credential, and reaches the model\'s API alone'"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l upstream -d 'Base URL of the agent\'s model API' -r -f
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l setenv -d 'One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s w -l workspace -d 'The agent\'s working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l copy-in -d 'Fill a fresh workspace with a copy of this directory' -r -f -a "(__fish_complete_directories)"
@@ -129,8 +133,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l beside -
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l policy -d 'Attack cells with the policy of this file' -r -F
-complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l network -d 'The network of the attacked cells (default: the level\'s)' -r -f -a "host\t'The host\'s network'
-none\t'A namespace with nothing but its own loopback'"
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l network -d 'The network of the attacked cells (default: the level\'s)' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -s l -l level -d 'Attack cells of this level only (default: of every level)' -r -f -a "paranoid\t''
 balanced\t''

@@ -117,6 +117,9 @@ pub struct RunArgs {
     /// Base URL of the agent's model API
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "What it may do", env = "OUBLIETTE_UPSTREAM")]
     pub upstream: Option<String>,
+    /// With --network broker: trust the certificate authorities of this PEM file instead of the host's
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_CA")]
+    pub ca: Option<PathBuf>,
     /// One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential
     #[arg(long, value_name = "NAME=VALUE", help_heading = "What it may do")]
     pub setenv: Vec<OsString>,
@@ -200,6 +203,12 @@ pub fn parse_require(text: &str) -> Result<Require, String> {
     text.parse().map(Require::Layer)
 }
 
+/// A network for a cell without a credential, which needs no broker.
+fn parse_unbrokered(text: &str) -> Result<NetworkMode, String> {
+    let known = [NetworkMode::Host, NetworkMode::None];
+    known.into_iter().find(|mode| mode.name() == text).ok_or_else(|| "say host or none".to_owned())
+}
+
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
@@ -224,7 +233,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "attack")]
     pub policy: Option<PathBuf>,
     /// The network of the attacked cells (default: the level's)
-    #[arg(long, value_enum, value_name = "MODE", requires = "attack")]
+    #[arg(long, value_parser = parse_unbrokered, value_name = "host|none", requires = "attack")]
     pub network: Option<NetworkMode>,
     /// Machine-readable output
     #[arg(long)]

@@ -143,10 +143,11 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     if args.attack {
         return besiege(&args);
     }
-    let requests = library()?
-        .levels()
-        .into_iter()
-        .map(|level| harmless(&options("--level".as_ref(), level.as_ref(), None, args.state_dir.as_deref())));
+    let library = library()?;
+    let requests = library.levels().into_iter().map(|level| {
+        let network = unbrokered(&library.level(&level)?.value);
+        harmless(&options("--level".as_ref(), level.as_ref(), network, args.state_dir.as_deref()))
+    });
     let requests = requests.collect::<Result<Vec<_>>>()?;
     let diagnosis = Diagnosis::new(requests)?;
     if args.json {
@@ -157,6 +158,11 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     Ok(Exit::Agent(diagnosis.status()))
 }
 
+/// The network for a cell without a credential: where the policy's has a broker, the same without it.
+fn unbrokered(policy: &Policy) -> Option<NetworkMode> {
+    (policy.network.mode == NetworkMode::Broker).then_some(NetworkMode::None)
+}
+
 /// `doctor --attack`: two cells for every level that is asked for.
 fn besiege(args: &DoctorArgs) -> Result<Exit> {
     let cells: Vec<(&str, OsString)> = match (&args.policy, &args.level) {
@@ -164,8 +170,14 @@ fn besiege(args: &DoctorArgs) -> Result<Exit> {
         (None, Some(level)) => vec![("--level", level.into())],
         (None, None) => library()?.levels().into_iter().map(|level| ("--level", level.into())).collect(),
     };
+    let library = library()?;
     let cases = cells.into_iter().map(|(name, value)| {
-        let options = options(name.as_ref(), &value, args.network, args.state_dir.as_deref());
+        let policy = match name {
+            "--policy" => files::load::<Policy>(value.as_ref())?.value,
+            _ => library.level(&value.to_string_lossy())?.value,
+        };
+        let network = args.network.or(unbrokered(&policy));
+        let options = options(name.as_ref(), &value, network, args.state_dir.as_deref());
         Ok(Case { request: harmless(&options)?, options: bounded(options) })
     });
     match doctor::attack::siege(cases.collect::<Result<Vec<_>>>()?)? {

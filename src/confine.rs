@@ -336,8 +336,20 @@ impl Confinement<'_> {
             nix::sched::unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| Failure::at(Step::Net, errno, "make the cell's network"))?;
             sys::net::loopback_up().map_err(|errno| Failure::at(Step::Net, errno, "bring the cell's loopback up"))?;
+            self.listen()?;
         }
         Ok(())
+    }
+
+    /// Hands out a listener for the broker, and keeps none: a socket stays in the namespace in which it was made.
+    fn listen(&self) -> Result<(), Failure> {
+        if self.plan.broker.is_none() {
+            return Ok(());
+        }
+        let listener = sys::net::listener(crate::plan::broker::PORT)
+            .map_err(|errno| Failure::at(Step::Listen, errno, "listen in the cell's network"))?;
+        let sent = self.channel.send(b"L", Some(listener.as_fd()));
+        sent.map_err(|errno| Failure::plain(errno, "hand the listener to the launcher"))
     }
 
     /// After the UID has changed: a terminal of the cell's own belongs to whoever opens it.

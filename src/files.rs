@@ -72,7 +72,7 @@ fn synthetic(network: NetworkMode, agent: Ids) -> Vec<CellFile> {
     // In a network of its own there is nobody to ask.
     let resolver = match network {
         NetworkMode::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
-        NetworkMode::None => Vec::new(),
+        NetworkMode::None | NetworkMode::Broker => Vec::new(),
     };
     let names = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
     vec![

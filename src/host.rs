@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::layer::{Layer, Want};
 use crate::plan::layers;
 use crate::plan::rules::DEVICES;
-use crate::policy::Policy;
 use crate::policy::deny::Class;
+use crate::policy::{NetworkMode, Policy};
 use crate::program::Program;
 use crate::ranges::Ranges;
 use crate::request::Request;
@@ -47,6 +47,8 @@ pub struct Host {
     pub landlock: Fact<u32>,
     /// Seccomp filters.
     pub seccomp: Fact<()>,
+    /// The file of the authorities that this host trusts, for a broker's connections.
+    pub authorities: Fact<PathBuf>,
     /// Another UID for the agent.
     pub uids: Fact<()>,
     /// UIDs that exist in this user namespace: first and how many.
@@ -229,6 +231,7 @@ impl Host {
                 Fact::Has(Ranges::default())
             },
             uids,
+            authorities: authorities(request, policy),
             uid_map,
             cgroup: if wanted(Layer::Cgroup) {
                 crate::confine::cgroup::find(uid, policy.limits.cpu_percent)
@@ -281,6 +284,7 @@ impl Host {
             Step::UserMap => learn_namespaces(self, said, USERNS_REMEDY),
             Step::Uts => lose(&mut self.uts, said, "allow sethostname(2) in the container's seccomp profile"),
             Step::Net => lose(&mut self.net, said, "grant CAP_SYS_ADMIN or user namespaces to the launcher"),
+            Step::Listen => lose(&mut self.net, said, "allow a TCP listener on 127.0.0.1 in a new network namespace"),
             Step::Mount => lose(
                 &mut self.mounts,
                 said,
@@ -341,10 +345,12 @@ pub enum Step {
     Descriptors,
     /// Changing the root.
     Pivot,
+    /// The broker's listener in the network namespace.
+    Listen,
 }
 
 impl Step {
-    const ALL: [Step; 11] = [
+    const ALL: [Step; 12] = [
         Step::Clone,
         Step::UserMap,
         Step::Uts,
@@ -356,6 +362,7 @@ impl Step {
         Step::Cgroup,
         Step::Descriptors,
         Step::Pivot,
+        Step::Listen,
     ];
 
     /// From its number in a message of the child's.
@@ -376,6 +383,7 @@ impl Step {
             Step::Cgroup => "the cgroup file system",
             Step::Descriptors => "/proc",
             Step::Pivot => "pivot_root(2)",
+            Step::Listen => "a listener in a network namespace",
         }
     }
 }
@@ -452,6 +460,31 @@ fn uids(capabilities: u64) -> Fact<()> {
         return Fact::Has(());
     }
     Fact::lacks("a plain user cannot take another UID", "run as root with CAP_SETUID, CAP_SETGID and CAP_CHOWN")
+}
+
+/// Where distributions keep the authorities that they trust, as one file in PEM.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The caller's own file, else the host's.
+fn authorities(request: &Request, policy: &Policy) -> Fact<PathBuf> {
+    if request.network.unwrap_or(policy.network.mode) != NetworkMode::Broker {
+        return Fact::lacks("no broker is asked for", "use --network broker");
+    }
+    let files = AUTHORITIES.iter().map(PathBuf::from).find(|path| path.is_file());
+    request.ca.clone().or(files).map_or_else(
+        || {
+            Fact::lacks(
+                "this host has no file of trusted authorities",
+                "install ca-certificates, or name a file with --ca",
+            )
+        },
+        Fact::Has,
+    )
 }
 
 /// The UIDs of this user namespace (user_namespaces(7)); all of them where /proc does not say.

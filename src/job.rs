@@ -4,13 +4,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use crate::broker::trust;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::mcp::Servers;
 use crate::plan::{Plan, Refusal, environ, layers};
-use crate::policy::Policy;
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
+use crate::policy::{NetworkMode, Policy};
 use crate::program::Program;
 use crate::request::{From, Level, Request, Setting};
 
@@ -60,6 +61,7 @@ impl Job {
         if level.value.kernel.execute.list().is_some() {
             host.agent_programs = executed(&agent.value, &level.value, &search_path);
         }
+        check_authorities(&mut request, &level.value)?;
         settle(&mut request, &level.value, &agent.name, &host);
         Ok(Job { request, level, agent, servers, host, probed })
     }
@@ -148,6 +150,20 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
             .hint("leave it out"));
     }
     Ok(())
+}
+
+/// The caller's own authorities are there, and mean something.
+fn check_authorities(request: &mut Request, policy: &Policy) -> Result<()> {
+    let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
+    let Some(path) = &request.ca else { return Ok(()) };
+    if brokered {
+        return trust::read(path).map(drop);
+    }
+    if drop_default(request, "ca") {
+        return Ok(());
+    }
+    Err(Error::new("use --ca", "no broker is asked for, and the agent's connections are its own")
+        .hint("leave it out, or use --network broker"))
 }
 
 /// What the agent itself and the policy execute, with their loaders; what is not there is left out.

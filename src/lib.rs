@@ -4,11 +4,12 @@
 //! ([`policy`], [`layer`]), what is there ([`host`], [`ranges`], [`program`], [`mcp`], together
 //! a [`job`]), what will happen
 //! ([`plan`]), where ([`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
-//! ends ([`supervise`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
+//! ends ([`supervise`], [`broker`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
 //! left.
 
 pub mod alone;
 pub mod attack;
+pub mod broker;
 pub mod cell;
 pub mod cli;
 pub mod commands;

@@ -2,6 +2,7 @@
 //! `doctor` share it.
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod environ;
 pub mod explain;
 pub mod layers;
@@ -53,7 +54,9 @@ pub struct Plan {
     pub cgroup: Option<crate::host::Cgroups>,
     /// The network.
     pub network: NetworkMode,
-    /// How the credential is handed over.
+    /// What holds the credential outside of the cell, where that is the network.
+    pub broker: Option<broker::Broker>,
+    /// How the credential, or with a broker its phantom, is handed over.
     pub credential: Credential,
     /// Nobody but root reads environment, memory maps and descriptors of another user's process.
     pub private_descriptors: bool,
@@ -264,6 +267,7 @@ impl Plan {
             agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, &left_out));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
+        let broker = broker::of(request, policy, agent, host, &on);
         Ok(Plan {
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
@@ -287,7 +291,8 @@ impl Plan {
                 .and_then(|Settings::Claude(template)| template.managed.as_ref().map(|path| path.as_path().to_owned())),
             home: pairs(&agent.home),
             home_terminal: pairs(&agent.home_terminal),
-            environment: environ::variables(request, agent, host, &on),
+            environment: environ::variables(request, agent, host, &on, broker.as_ref()),
+            broker,
             arguments: environ::arguments(request, agent, host, settings.as_ref()),
             shim: environ::shim(agent, host, settings.as_ref()),
             program: host.programs.agent.path.clone(),
@@ -345,6 +350,7 @@ fn classes(
         enforced: &enforced,
         few_programs: few,
         no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
+        broker: network == NetworkMode::Broker,
         private_proc: host.private_descriptors,
         shared_uid: identity == Identity::Owner,
     };

@@ -120,11 +120,19 @@ pub struct Network {
     pub bind: Ports,
     /// UDP in the host's network: name resolution needs it.
     pub udp: bool,
+    /// How long the broker waits for an answer to begin, and for each further part of it.
+    pub upstream_timeout: Time,
 }
 
 impl Default for Network {
     fn default() -> Network {
-        Network { mode: NetworkMode::Host, connect: Ports::List(vec![443]), bind: Ports::List(vec![]), udp: true }
+        Network {
+            mode: NetworkMode::Host,
+            connect: Ports::List(vec![443]),
+            bind: Ports::List(vec![]),
+            udp: true,
+            upstream_timeout: Time(Duration::from_secs(600)),
+        }
     }
 }
 
@@ -136,6 +144,8 @@ pub enum NetworkMode {
     Host,
     /// A namespace with nothing but its own loopback
     None,
+    /// The same, and on that loopback a broker: it holds the credential, and reaches the model's API alone
+    Broker,
 }
 
 impl NetworkMode {
@@ -144,6 +154,7 @@ impl NetworkMode {
         match self {
             NetworkMode::Host => "host",
             NetworkMode::None => "none",
+            NetworkMode::Broker => "broker",
         }
     }
 }

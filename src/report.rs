@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::broker::Traffic;
 use crate::plan::{Denied, Planned};
 use crate::supervise::Ended;
 use crate::wipe::Left;
@@ -38,6 +39,8 @@ pub struct Report {
     pub timings: Timings,
     /// What it used.
     pub usage: Usage,
+    /// What the broker did, where there was one.
+    pub broker: Option<Traffic>,
     /// What could not be removed; empty when nothing is left.
     pub left: Vec<Leftover>,
 }
@@ -58,6 +61,7 @@ impl Default for Report {
             error: None,
             timings: Timings::default(),
             usage: Usage::default(),
+            broker: None,
             left: Vec::new(),
         }
     }

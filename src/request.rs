@@ -53,6 +53,8 @@ pub struct Request {
     pub mcp_config: Option<PathBuf>,
     /// The base URL of the model API.
     pub upstream: Option<Upstream>,
+    /// The authorities that the broker trusts instead of the host's.
+    pub ca: Option<PathBuf>,
     /// More variables for the agent.
     pub setenv: BTreeMap<OsString, OsString>,
     /// Where the report goes.
@@ -146,7 +148,8 @@ pub enum Export {
 }
 
 /// The base URL of a model API: `http` or `https`, a host, perhaps a port and a path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Upstream {
     /// As the agent gets it.
     pub url: String,
@@ -177,6 +180,7 @@ pub struct Config {
     wait: Option<String>,
     mcp_config: Option<PathBuf>,
     upstream: Option<String>,
+    ca: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     uid_range: Option<String>,
     policy_dir: Option<PathBuf>,
@@ -307,6 +311,7 @@ impl Request {
             wait: wait.as_deref().map(|text| merge.parsed("wait", text)).transpose()?,
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
             upstream: upstream.as_deref().map(|text| merge.parsed("upstream", text)).transpose()?,
+            ca: merge.pick("ca", args.ca, config.ca),
             setenv: variables(args.setenv)?,
             report_fd: args.report_fd,
             quiet: args.quiet,
@@ -495,6 +500,20 @@ impl std::str::FromStr for Upstream {
             },
         };
         Ok(Upstream { url: text.to_owned(), port })
+    }
+}
+
+impl TryFrom<String> for Upstream {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Upstream, String> {
+        text.parse()
+    }
+}
+
+impl std::convert::From<Upstream> for String {
+    fn from(upstream: Upstream) -> String {
+        upstream.url
     }
 }
 

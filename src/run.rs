@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::fcntl::OFlag;
@@ -70,7 +71,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     let plan = job.plan().map_err(|refusal| refused(known, *refusal))?;
     known.layers.clone_from(&plan.layers);
     known.classes.clone_from(&plan.classes);
-    let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?;
+    let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?.map(Arc::new);
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
     let state = State::open(job.request.state_dir.as_deref())?;

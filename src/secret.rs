@@ -8,10 +8,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use zeroize::Zeroize;
+use nix::errno::Errno;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
 use crate::sys;
+use crate::sys::process::Fork;
 use crate::sys::vault::Vault;
 
 /// The longest credential that is taken, in bytes: one pipe takes it whole, and no token is near it.
@@ -144,6 +146,40 @@ impl Secret {
         }
         vault.set_len(length);
         Ok(Secret { vault, touched })
+    }
+
+    /// A phantom: stands in a cell for a credential, which it resembles in how it begins. 256 random bits.
+    ///
+    /// # Errors
+    /// No memory for it, or a kernel without random bytes.
+    pub fn phantom(beginning: &str) -> Result<Secret> {
+        let failed = |errno| Error::new("make a phantom of the credential", errno).hint("raise the limit on memory");
+        let random = Zeroizing::new(sys::random::bytes::<32>().map_err(failed)?);
+        let mut vault = Vault::new().map_err(failed)?;
+        let digits =
+            random.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| b"0123456789abcdef"[digit as usize]);
+        let mut length = 0;
+        for (place, byte) in vault.space().iter_mut().zip(beginning.bytes().chain(digits)) {
+            *place = byte;
+            length += 1;
+        }
+        vault.set_len(length);
+        Ok(Secret { vault, touched: length })
+    }
+
+    /// Forks with these in the memory of the child, too, which no other fork gets.
+    ///
+    /// # Errors
+    /// The errno of madvise(2) or of the fork.
+    pub fn fork_with(all: [&Secret; 2], fork: impl FnOnce() -> Result<Fork, Errno>) -> Result<Fork, Errno> {
+        let inherit = |wanted| all.iter().try_for_each(|secret| secret.vault.inherit(wanted));
+        let side = inherit(true).and_then(|()| fork())?;
+        if let Fork::Child = side {
+            all.iter().for_each(|secret| secret.vault.lock_copy());
+        }
+        // The advice was taken once before, so it is taken again.
+        let _ = inherit(false);
+        Ok(side)
     }
 
     /// The bytes, for the one place that hands them over.

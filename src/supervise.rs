@@ -18,6 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::broker::Broker;
 use crate::confine::Failure;
 use crate::exit::Exit;
 use crate::keeper::Keeper;
@@ -38,6 +39,8 @@ pub enum Ended {
     Deadline,
     /// The agent said, or did not say, that its level is in force.
     LevelNotInForce(String),
+    /// The broker ended before the agent did.
+    BrokerEnded(String),
     /// The program could not be executed.
     NotExecuted(String),
     /// A layer could not be put into force; the agent never ran.
@@ -119,6 +122,8 @@ pub struct Watch<'a> {
     pub relays: Vec<Relay>,
     /// The caller's terminal, where the agent gets one of its own.
     pub terminal: Option<Terminal>,
+    /// What holds the credential outside of the cell, where that is the network.
+    pub broker: Option<Broker<'a>>,
     /// The directory of the cell's tmpfs, once it is handed out.
     pub top: Option<OwnedFd>,
     /// Called when the agent is executed.
@@ -169,6 +174,11 @@ impl Watch<'_> {
             if ready.exec {
                 self.take_exec(&mut seen);
             }
+            if ready.door
+                && let Some(Err(why)) = self.broker.as_mut().map(Broker::start)
+            {
+                self.end_now(&mut seen, Ended::BrokerEnded(why));
+            }
             if self.started.is_some() && !std::mem::replace(&mut told, true) {
                 running();
             }
@@ -204,6 +214,7 @@ impl Watch<'_> {
         let channel = (!seen.channel_closed).then(|| push(&mut fds, self.channel.as_fd()));
         let keeper = self.keeper.as_ref().map(|keeper| push(&mut fds, keeper.as_fd()));
         let exec = self.exec_failed.as_ref().map(|file| push(&mut fds, file.as_fd()));
+        let door = self.broker.as_ref().and_then(Broker::door).map(|door| push(&mut fds, door));
         self.relays.iter().flat_map(Relay::interest).for_each(|wanted| fds.push(wanted));
         self.terminal.iter().flat_map(Terminal::interest).for_each(|wanted| fds.push(wanted));
         let mut polled: Vec<PollFd<'_>> = fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
@@ -213,7 +224,7 @@ impl Watch<'_> {
         }
         let is_ready =
             |index: Option<usize>| index.is_some_and(|i| polled[i].revents().is_some_and(|events| !events.is_empty()));
-        Ok(Ready { channel: is_ready(channel), keeper: is_ready(keeper), exec: is_ready(exec) })
+        Ok(Ready { channel: is_ready(channel), keeper: is_ready(keeper), exec: is_ready(exec), door: is_ready(door) })
     }
 
     fn time_left(&self, seen: &Seen) -> PollTimeout {
@@ -231,6 +242,11 @@ impl Watch<'_> {
         match self.channel.receive() {
             Ok(Some(message)) => match (message.bytes.as_slice(), message.fd) {
                 (b"D", Some(fd)) => self.top = Some(fd),
+                (b"L", Some(fd)) => {
+                    if let Some(broker) = &mut self.broker {
+                        broker.listen(fd);
+                    }
+                }
                 (b"T", Some(fd)) => {
                     if let Some(terminal) = &mut self.terminal {
                         terminal.connect(fd);
@@ -346,7 +362,13 @@ impl Watch<'_> {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(status) if status.pid() == Some(self.child) => status,
-                Ok(_) | Err(Errno::EINTR) => continue,
+                Ok(status) => {
+                    if let Some(why) = self.broker.as_mut().and_then(|broker| broker.reaped(status)) {
+                        self.end_now(seen, Ended::BrokerEnded(why));
+                    }
+                    continue;
+                }
+                Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
             self.keeper = None;
@@ -422,6 +444,7 @@ struct Ready {
     channel: bool,
     keeper: bool,
     exec: bool,
+    door: bool,
 }
 
 fn push<'fd>(fds: &mut Vec<(BorrowedFd<'fd>, PollFlags)>, fd: BorrowedFd<'fd>) -> usize {
@@ -436,6 +459,7 @@ impl std::fmt::Display for Ended {
             Ended::Signaled(number) => write!(f, "the agent was ended by signal {number}"),
             Ended::Deadline => f.write_str("the deadline passed"),
             Ended::LevelNotInForce(why) => write!(f, "its level is not in force: {why}"),
+            Ended::BrokerEnded(why) => write!(f, "its requests were no longer brokered: {why}"),
             Ended::NotExecuted(why) => write!(f, "the program could not be executed: {why}"),
             Ended::NotConfined(why) | Ended::Refused(why) => f.write_str(why),
         }
@@ -451,7 +475,9 @@ impl Ended {
             Ended::Deadline => Exit::Deadline,
             Ended::NotExecuted(why) if why == Errno::ENOENT.desc() => Exit::NotFound,
             Ended::NotExecuted(_) => Exit::CannotExecute,
-            Ended::LevelNotInForce(_) | Ended::NotConfined(_) | Ended::Refused(_) => Exit::Refused,
+            Ended::LevelNotInForce(_) | Ended::BrokerEnded(_) | Ended::NotConfined(_) | Ended::Refused(_) => {
+                Exit::Refused
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::Serializer;
 
+use super::broker::Broker;
 use super::layers::On;
 use super::{Shim, Text};
 use crate::error::{Error, Result};
@@ -79,7 +80,13 @@ pub fn check(setenv: &BTreeMap<OsString, OsString>, agent: &AgentSpec) -> Result
 }
 
 /// The agent's environment, by name.
-pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> Vec<(OsString, Text)> {
+pub fn variables(
+    request: &Request,
+    agent: &AgentSpec,
+    host: &Host,
+    on: &On,
+    broker: Option<&Broker>,
+) -> Vec<(OsString, Text)> {
     let mut all: BTreeMap<OsString, Text> = BTreeMap::new();
     for (name, value) in &host.inherited {
         all.insert(name.clone(), Text::plain(value));
@@ -97,8 +104,9 @@ pub fn variables(request: &Request, agent: &AgentSpec, host: &Host, on: &On) -> 
     for (name, value) in &agent.environment.set {
         set(name, Text::Template(value.clone()));
     }
-    if let (Some(name), Some(upstream)) = (&agent.environment.base_url, &request.upstream) {
-        set(name, Text::plain(&upstream.url));
+    let base_url = broker.map(|broker| &broker.url).or(request.upstream.as_ref().map(|upstream| &upstream.url));
+    if let (Some(name), Some(url)) = (&agent.environment.base_url, base_url) {
+        set(name, Text::plain(url));
     }
     all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::Hidden(value.clone()))));
     all.into_iter().collect()

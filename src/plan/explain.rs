@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use super::broker::Broker;
 use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::{Kind, groups};
 use crate::job::Job;
@@ -107,12 +108,14 @@ fn files(plan: &Plan) -> Vec<String> {
 fn network(plan: &Plan) -> Vec<String> {
     let mut lines = vec![match plan.network {
         NetworkMode::Host => "the host's".to_owned(),
+        NetworkMode::Broker => "none but a loopback of the cell's own, and on it the broker".into(),
         NetworkMode::None if plan.namespaces.net => "none but a loopback of the cell's own".into(),
         NetworkMode::None if plan.filter.is_some_and(|filter| !filter.inet) => {
             "none: no internet socket can be made".into()
         }
         NetworkMode::None => "the host's, though none was asked for: neither net nor seccomp is in force".into(),
     }];
+    lines.extend(plan.broker.iter().flat_map(broker));
     if let Some(landlock) = &plan.landlock {
         let ports = |ports: &[u16]| {
             if ports.is_empty() {
@@ -131,6 +134,24 @@ fn network(plan: &Plan) -> Vec<String> {
     lines
 }
 
+/// Where requests go, and what becomes of the phantom on the way.
+fn broker(broker: &Broker) -> [String; 3] {
+    let vouched = match &broker.authorities {
+        Some(file) => format!("vouched for by {}", file.display()),
+        None => "in the clear, on this machine's loopback".to_owned(),
+    };
+    let headers = broker.ways.iter().filter_map(|way| {
+        let shown = way.shown()?;
+        Some(if way.prefix.is_empty() { shown } else { format!("{shown} (where it begins with {})", way.prefix) })
+    });
+    let headers: Vec<String> = headers.collect();
+    [
+        format!("broker    {}, a process of its own that holds the credential", broker.url),
+        format!("upstream  {}, {vouched}", broker.upstream.url),
+        format!("header    {}: the phantom in it becomes the credential", headers.join(", else ")),
+    ]
+}
+
 fn process(plan: &Plan) -> Vec<String> {
     let arguments: Vec<String> = plan.arguments.iter().map(super::Text::show).collect();
     let identity = match plan.identity {
@@ -147,11 +168,12 @@ fn process(plan: &Plan) -> Vec<String> {
         }
         Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
     };
+    let phantom = if plan.broker.is_some() { "with the broker; the agent holds a phantom: " } else { "" };
     let mut lines = vec![
         format!("program     {}", plan.program.display()),
         format!("arguments   {}", arguments.join(" ").escape_debug()),
         format!("UID         {identity}"),
-        format!("credential  {credential}"),
+        format!("credential  {phantom}{credential}"),
         format!("other cells {}", apart(plan)),
         format!("kill -9     {}", after_kill(plan)),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),

@@ -1,7 +1,7 @@
 //! What becomes of each layer on a host.
 #![forbid(unsafe_code)]
 
-use super::{Apart, Namespaces, Planned};
+use super::{Apart, Namespaces, Planned, broker};
 use crate::cli::Require;
 use crate::host::groups::{self, Group};
 use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
@@ -49,6 +49,8 @@ pub fn decide(
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
+        // Without its namespace there is no broker, and never an agent with the credential in its stead.
+        let want = if layer == Layer::Net && network == NetworkMode::Broker { Want::Required } else { want };
         let insists = request.require.contains(&Require::Layer(layer)) || policy.want(layer) == Want::Required;
         Planned { layer, decision: decision(layer, want, insists, can) }
     });
@@ -99,7 +101,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
             Fact::Has(()) => of(&host.namespaces, |maker| made(*maker)),
             Fact::Lacks(lack) => Can::Lack(lack.clone()),
         },
-        Layer::Net => net(host, network),
+        Layer::Net => net(request, policy, agent, host, network),
         Layer::Uid => uid(request, host),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
             Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
@@ -219,8 +221,20 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
     }
 }
 
-fn net(host: &Host, network: NetworkMode) -> Can {
+fn net(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
     match network {
+        NetworkMode::Broker if policy.want(Layer::Net) == Want::Off => Can::Lack(Lack::new(
+            "the policy switches layer net off, and the broker listens in a network of the cell's own",
+            "do not switch it off, or use --network host",
+        )),
+        NetworkMode::Broker => match (host.namespaces.get(), host.net.get(), broker::lack(request, agent, host)) {
+            (Err(lack), ..) | (_, Err(lack), _) => Can::Lack(Lack::new(
+                format!("a broker needs a network of the cell's own: {}", lack.why),
+                format!("{}; or --network host, where the agent holds the credential itself", lack.remedy),
+            )),
+            (.., Some(lack)) => Can::Lack(lack),
+            _ => Can::Enforce("its own loopback, and on it the broker".into()),
+        },
         NetworkMode::Host => Can::Off("the network is the host's (--network none gives the cell its own)".into()),
         NetworkMode::None => match &host.namespaces {
             Fact::Lacks(lack) => Can::Lack(lack.clone()),
@@ -340,7 +354,7 @@ fn landlock(host: &Host, needed: u32, what: &str) -> Can {
 }
 
 fn landlock_net(policy: &Policy, host: &Host, network: NetworkMode) -> Can {
-    if network == NetworkMode::None
+    if network != NetworkMode::Host
         && host.namespaces.get().is_ok()
         && host.net.get().is_ok()
         && policy.want(Layer::Net) != Want::Off

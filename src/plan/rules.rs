@@ -147,6 +147,39 @@ pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On) -> Opt
     })
 }
 
+/// What a broker may read: how names are resolved.
+const BROKERS_FILES: [&str; 8] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+];
+
+/// The ports of a broker: the upstream's, and that of DNS for long answers.
+const DNS: u16 = 53;
+
+/// The broker's domain, under the layers of the run. It reads what others sent, and holds what they are after.
+pub fn brokers_landlock(host: &Host, on: &On, port: u16) -> Option<Landlock> {
+    let abi = host.landlock.get().copied().ok()?;
+    let readable = |path: &&str| FileRule { place: Place::Path((*path).into()), access: Access::Read };
+    on.has(Layer::LandlockFs).then(|| Landlock {
+        abi,
+        files: Some(BROKERS_FILES.iter().map(readable).collect()),
+        few_programs: true,
+        connect: (abi >= 4).then(|| vec![DNS, port]),
+        bind: (abi >= 4).then(Vec::new),
+        scope: abi >= 6,
+    })
+}
+
+/// The broker's filter.
+pub const BROKERS_FILTER: Filter =
+    Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: true, others: false };
+
 fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> {
     let few = listed.is_some();
     let visible = if few { Access::Read } else { Access::Execute };

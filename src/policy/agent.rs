@@ -9,6 +9,7 @@ use super::claude;
 use super::deny::Class;
 use super::names;
 use super::paths::HomePath;
+use crate::request::Upstream;
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -56,8 +57,8 @@ pub struct Credential {
     pub way: Vec<Way>,
 }
 
-/// The variable by which an agent finds its credential.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// The variable by which an agent finds its credential, and the header in which it sends that.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Way {
     /// How such a credential begins; empty for any.
@@ -66,6 +67,48 @@ pub struct Way {
     /// It gets the number of a descriptor from which the credential can be read.
     #[serde(deserialize_with = "names::variable")]
     pub descriptor: String,
+    /// The header in which the agent sends it; without one no broker can put another in its place.
+    pub header: Option<HeaderName>,
+    /// What comes before it in that header, and a space: `Bearer`.
+    #[serde(default)]
+    pub scheme: String,
+    /// How the phantom begins that a broker's cell has instead, where the agent looks at that.
+    #[serde(default)]
+    pub phantom: String,
+}
+
+/// The name of a header, in small letters.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HeaderName(http::HeaderName);
+
+impl TryFrom<String> for HeaderName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<HeaderName, String> {
+        text.parse().map(HeaderName).map_err(|_| format!("`{}` is no name of a header", text.escape_debug()))
+    }
+}
+
+impl From<HeaderName> for String {
+    fn from(name: HeaderName) -> String {
+        name.0.to_string()
+    }
+}
+
+impl HeaderName {
+    /// As the HTTP library has it.
+    pub fn get(&self) -> &http::HeaderName {
+        &self.0
+    }
+}
+
+impl Way {
+    /// The header and what comes before the credential in it, for people; nothing without a header.
+    pub fn shown(&self) -> Option<String> {
+        let header = self.header.as_ref()?.get();
+        Some(if self.scheme.is_empty() { header.to_string() } else { format!("{header}: {}", self.scheme) })
+    }
 }
 
 /// Variables of an agent.
@@ -78,6 +121,8 @@ pub struct Environment {
     /// The variable for `--upstream`.
     #[serde(default, deserialize_with = "names::optional_variable")]
     pub base_url: Option<String>,
+    /// Where a broker sends the agent's requests unless `--upstream` says otherwise.
+    pub upstream: Option<Upstream>,
     /// Names that steer its settings or credential: `--setenv` refuses them. A trailing `*` stands for any ending.
     #[serde(default)]
     pub steer: Vec<String>,

@@ -70,6 +70,8 @@ pub struct Twins<'a> {
     pub few_programs: bool,
     /// Nothing outside the cell can be connected to.
     pub no_network: bool,
+    /// The network leads to a broker and nowhere else.
+    pub broker: bool,
     /// /proc keeps environ, maps and descriptors from other UIDs. Not so under gVisor.
     pub private_proc: bool,
     /// The workspace is on the host and the agent's UID owns it.
@@ -132,6 +134,7 @@ impl Class {
             Class::Indirection => "indirection",
             Class::Owners => "owners",
             Class::Shell => "shell",
+            // Not by a broker: the model's API has web tools of its own.
             Class::Web => "web",
             Class::NetworkTools => "network-tools",
             Class::Background => "background",
@@ -182,6 +185,7 @@ impl Class {
                 few
             }
             Class::NetworkTools if twins.no_network => Some("net: there is no network"),
+            Class::NetworkTools if twins.broker => Some("net: nothing but the broker is reached"),
             Class::NetworkTools => few,
             Class::Web => twins.no_network.then_some("net: there is no network"),
             Class::Background => twins.has(Layer::Pid).then_some("pid: everything ends with the run"),

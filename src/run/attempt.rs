@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -14,6 +15,7 @@ use nix::unistd::pipe2;
 use super::conclude::usage;
 use super::streams::{c_string, resolve};
 use crate::alone::Alone;
+use crate::broker::{Broker, Setup, Traffic};
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::{Ids, fork_mappable, map_child};
@@ -43,7 +45,7 @@ pub(super) struct Run<'a> {
     pub job: &'a Job,
     pub launcher: Ids,
     pub state: State,
-    pub secret: Option<Secret>,
+    pub secret: Option<Arc<Secret>>,
     pub kept: Option<Kept>,
     pub copy_in: Option<OwnedFd>,
     pub signals: Signals,
@@ -59,6 +61,7 @@ pub(super) struct Finished {
     pub error: Option<Error>,
     pub timings: Timings,
     pub usage: Usage,
+    pub traffic: Option<Traffic>,
     pub wiped: Wiped,
 }
 
@@ -70,6 +73,8 @@ struct Prepared {
     agent: Ids,
     lease: Option<Lease>,
     alone: Option<Alone>,
+    /// Its memory is not copied by the clone: a child must not drop it, which would wipe that.
+    phantom: Option<Arc<Secret>>,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -144,7 +149,8 @@ impl Run<'_> {
             })?;
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        let prepared = Prepared { cell, places, files, agent, lease, alone };
+        let phantom = self.phantom(plan)?;
+        let prepared = Prepared { cell, places, files, agent, lease, alone, phantom };
         match self.launch(plan, prepared, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
             Err(finished) => Ok(*finished),
@@ -230,6 +236,7 @@ impl Run<'_> {
             grace: plan.grace,
             relays: ends.relays,
             terminal: terminal.take(),
+            broker: prepared.phantom.and_then(|phantom| self.broker(plan, phantom)),
             top: None,
             started: None,
         };
@@ -264,7 +271,7 @@ impl Run<'_> {
             arguments: plan.arguments.iter().map(|text| c_string(&resolve(text, places))).collect(),
             environment: self.environment(plan, places),
             stdio,
-            credential: self.credential_pipe(plan)?,
+            credential: self.credential_pipe(plan, prepared.phantom.as_deref())?,
             exec_failed: exec_write,
         };
         let directory = self.kept.as_ref().map(|kept| &kept.directory);
@@ -296,6 +303,18 @@ impl Run<'_> {
         Ok((confinement, Ends { channel: ours, keeper, exec_failed: exec_read, relays }))
     }
 
+    /// What the agent gets where a broker has the credential. A rehearsal has neither.
+    fn phantom(&self, plan: &Plan) -> Result<Option<Arc<Secret>>> {
+        let way = self.way().filter(|_| plan.broker.is_some());
+        way.map(|way| Secret::phantom(&way.phantom).map(Arc::new)).transpose()
+    }
+
+    /// What holds the credential where the cell has a phantom.
+    fn broker<'a>(&'a self, plan: &'a Plan, phantom: Arc<Secret>) -> Option<Broker<'a>> {
+        let (plan, credential, way) = (plan.broker.as_ref()?, self.secret.clone()?, self.way()?);
+        Some(Broker::new(Setup { plan, state: &self.state, credential, phantom, way }))
+    }
+
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.
     fn follow(
         &self,
@@ -320,6 +339,7 @@ impl Run<'_> {
             Error::new("watch the agent", errno)
         })?;
         let outcome = refused.map_or(outcome, Outcome::Failed);
+        let (outcome, traffic) = dismiss(watch.broker.take(), outcome);
         let ended = Instant::now();
         self.progress.stage(Stage::Ended, || match &outcome {
             Outcome::Ran(ended) => ended.to_string(),
@@ -351,7 +371,7 @@ impl Run<'_> {
             run: started.map_or(0, |started| micros(started, ended)),
             wipe: micros(ended, Instant::now()),
         };
-        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), wiped })
+        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), traffic, wiped })
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, by the keeper, or where neither has
@@ -435,8 +455,19 @@ impl Run<'_> {
             error: None,
             timings: Timings::default(),
             usage: Usage::default(),
+            traffic: None,
             wiped,
         }
+    }
+}
+
+/// Ends the broker. One that had ended before makes the run a failure, whatever the agent made of that.
+fn dismiss(broker: Option<Broker<'_>>, outcome: Outcome) -> (Outcome, Option<Traffic>) {
+    match (broker.map(Broker::finish), outcome) {
+        (None, outcome) => (outcome, None),
+        (Some(Ok(traffic)), outcome) => (outcome, Some(traffic)),
+        (Some(Err(why)), Outcome::Ran(_)) => (Outcome::Ran(Ended::BrokerEnded(why)), None),
+        (Some(Err(_)), failed) => (failed, None),
     }
 }
 

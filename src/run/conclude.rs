@@ -33,7 +33,7 @@ pub(super) fn usage(peak_cell: Option<u64>) -> Usage {
 
 /// Messages, report and status.
 pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) -> Result<Exit> {
-    let Finished { cell, outcome, error, timings, usage, wiped } = finished;
+    let Finished { cell, outcome, error, timings, usage, traffic, wiped } = finished;
     let (ended, failure) = match outcome {
         Outcome::Ran(ended) => (ended, None),
         Outcome::Failed(failure) => {
@@ -62,6 +62,7 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
             error: error.as_ref().map(ToString::to_string),
             timings,
             usage,
+            broker: traffic,
             left,
         };
         write_report(file, &report);
@@ -121,6 +122,10 @@ fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
             };
             Some(Error::new(format!("execute {program}"), why.as_str()).hint(hint))
         }
+        Ended::BrokerEnded(why) => Some(
+            Error::new("broker the agent's requests", why.as_str())
+                .hint("start it again; nothing of the cell is left, and the agent never held the credential"),
+        ),
         Ended::LevelNotInForce(why) => Some(
             Error::new("trust the agent", format!("its level is not in force: {why}"))
                 .hint("use a version of the agent that this version of oubliette was tested with"),

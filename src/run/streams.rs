@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Credential, Plan, Text};
 use crate::policy::agent::Way;
 use crate::request::Export;
-use crate::secret::SecretSource;
+use crate::secret::{Secret, SecretSource};
 use crate::supervise::relay::{Check, Relay};
 
 impl Run<'_> {
@@ -63,9 +63,9 @@ impl Run<'_> {
         Ok((Stdio([stdin, stdout, stderr]), relays))
     }
 
-    /// A pipe that holds the credential and whose other end is closed: read once, it is gone.
-    pub(super) fn credential_pipe(&self, plan: &Plan) -> Result<Option<OwnedFd>> {
-        let Some(secret) = self.secret.as_ref().filter(|_| plan.credential != Credential::None) else {
+    /// A pipe that holds the credential, or what stands for it, and whose other end is closed: read once, it is gone.
+    pub(super) fn credential_pipe(&self, plan: &Plan, phantom: Option<&Secret>) -> Result<Option<OwnedFd>> {
+        let Some(secret) = phantom.or(self.secret.as_deref()).filter(|_| plan.credential != Credential::None) else {
             return Ok(None);
         };
         let failed = |error: std::io::Error| Error::new("hand the credential over", error);
@@ -90,7 +90,7 @@ impl Run<'_> {
     }
 
     /// The variable by which the agent finds its credential.
-    fn way(&self) -> Option<&Way> {
+    pub(super) fn way(&self) -> Option<&Way> {
         self.secret.as_ref().and_then(|secret| self.job.agent.value.way(secret.expose()))
     }
 }

@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The longest message, in bytes.
 pub const MAX: usize = 2048;
@@ -86,6 +88,17 @@ impl Channel {
         }
         let length = received.bytes;
         Ok((length > 0).then(|| Message { bytes: bytes[..length].to_vec(), fd }))
+    }
+}
+
+impl Channel {
+    /// This end, for a runtime that waits for messages on it.
+    ///
+    /// # Errors
+    /// The errno of epoll_ctl(2).
+    pub fn watch(&self) -> std::io::Result<AsyncFd<BorrowedFd<'_>>> {
+        // SAFETY: the descriptor stays open while self is borrowed, and a borrowed one has one number.
+        unsafe { AsyncFd::register_with_interest(self.as_fd(), Interest::READABLE) }.map_err(Into::into)
     }
 }
 

@@ -1,9 +1,10 @@
-//! The loopback of a new network namespace, which starts down (network_namespaces(7)).
+//! A new network namespace: its loopback, which starts down (network_namespaces(7)), and a listener on that. A socket
+//! stays in the namespace in which it was made, whoever has its descriptor.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket};
 
 /// Brings `lo` up.
 ///
@@ -26,4 +27,16 @@ pub fn loopback_up() -> Result<(), Errno> {
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives across the call (netdevice(7)).
     Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }).map(drop)
+}
+
+/// A listener on 127.0.0.1 in this process's network namespace, non-blocking.
+///
+/// # Errors
+/// The errno of socket(2), bind(2) or listen(2).
+pub fn listener(port: u16) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port))?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket)
 }

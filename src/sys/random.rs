@@ -25,7 +25,7 @@ pub fn bytes<const N: usize>() -> Result<[u8; N], Errno> {
 /// A name of 128 random bits.
 ///
 /// # Errors
-/// As for [`bytes`].
+/// As for [`bytes()`].
 pub fn name() -> Result<String, Errno> {
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes()?)))
 }

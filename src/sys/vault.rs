@@ -18,6 +18,11 @@ pub struct Vault {
     length: usize,
 }
 
+// SAFETY: the mapping is this value's alone, and belongs to no thread.
+unsafe impl Send for Vault {}
+// SAFETY: through a shared reference it is only read.
+unsafe impl Sync for Vault {}
+
 const SIZE: usize = MAX + 1;
 
 impl Vault {
@@ -39,6 +44,22 @@ impl Vault {
             lock(start);
         }
         Ok(vault)
+    }
+
+    /// Whether the next fork gets a copy.
+    ///
+    /// # Errors
+    /// The errno of madvise(2).
+    pub fn inherit(&self, wanted: bool) -> Result<(), Errno> {
+        let advice = if wanted { MmapAdvise::MADV_DOFORK } else { MmapAdvise::MADV_DONTFORK };
+        // SAFETY: the mapping made in new(); both advices keep its content.
+        unsafe { madvise(self.start, SIZE, advice) }
+    }
+
+    /// Keeps a copy that came by a fork out of swap: locks are not inherited (mlock(2)).
+    pub fn lock_copy(&self) {
+        // SAFETY: the mapping made in new().
+        unsafe { lock(self.start) }
     }
 
     /// The whole mapping, to read into.

@@ -45,6 +45,7 @@ pub fn full() -> Host {
         net: Fact::Has(()),
         landlock: Fact::Has(7),
         seccomp: Fact::Has(()),
+        authorities: lacks("authority"),
         uids: Fact::Has(()),
         uid_map: vec![(0, u32::MAX)],
         ranges: Fact::Has(Ranges::default()),

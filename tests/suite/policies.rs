@@ -251,7 +251,7 @@ fn a_config_with_a_mistake_stops_everything() {
     let lab = Lab::new();
     let cases: [(&str, u32, &[&str]); 9] = [
         ("levle = \"x\"\n", 0o644, &["config.toml line 1", "unknown field `levle`", "`level`"]),
-        ("\nnetwork = \"some\"\n", 0o644, &["config.toml line 2", "`host` or `none`"]),
+        ("\nnetwork = \"some\"\n", 0o644, &["config.toml line 2", "`host`, `none`, `broker`"]),
         ("level = \"nosuch\"\n", 0o644, &["level `nosuch`"]),
         ("timeout = \"soon\"\n", 0o644, &["`timeout` of /etc/oubliette/config.toml", "correct the file"]),
         ("uid-range = \"1-2\"\n", 0o644, &["`uid-range` of /etc/oubliette/config.toml"]),

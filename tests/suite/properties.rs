@@ -140,9 +140,11 @@ fn holds(denied: &Denied, plan: &Plan, host: &Host) -> bool {
     match denied.kernel.map(|text| text.split(':').next().unwrap()) {
         None => true,
         Some("landlock") => plan.enforces(Layer::LandlockFs),
-        Some("net") => {
-            plan.network == NetworkMode::None && (plan.enforces(Layer::Net) || plan.enforces(Layer::Seccomp))
-        }
+        Some("net") => match plan.network {
+            NetworkMode::Host => false,
+            NetworkMode::None => plan.enforces(Layer::Net) || plan.enforces(Layer::Seccomp),
+            NetworkMode::Broker => plan.enforces(Layer::Net),
+        },
         // gVisor shows environments across UIDs.
         Some("uid") if across_uids => plan.enforces(Layer::Uid) && host.private_descriptors,
         Some(name) => plan.enforces(name.parse().unwrap()),
@@ -186,6 +188,32 @@ fn no_plan_claims_what_the_host_lacks() {
         }
     }
     println!("{tried} plans");
+}
+
+/// A run with a broker has its network namespace, or is refused for it; nothing in between.
+#[test]
+fn a_broker_has_a_network_of_the_cells_own_or_the_run_is_refused() {
+    let request = request(&["--network", "broker", "--credential-file", "/nowhere"]);
+    let (policy, agent) = (level("balanced").value, agent("claude").value);
+    for facts in Facts::all() {
+        let host = Host { authorities: Fact::Has("/etc/ssl/cert.pem".into()), ..facts.host() };
+        let there = host.namespaces.get().is_ok() && host.net.get().is_ok();
+        match Plan::new(&request, &policy, &agent, &host) {
+            Ok(plan) => {
+                assert!(there && plan.namespaces.net && plan.enforces(Layer::Net), "{facts:?}");
+                let broker = plan.broker.as_ref().unwrap();
+                assert_eq!(broker.uids.is_some(), plan.enforces(Layer::Uid));
+                assert_eq!(broker.landlock.is_some(), plan.enforces(Layer::LandlockFs));
+                assert_eq!(broker.filter.is_some(), plan.enforces(Layer::Seccomp));
+                assert_eq!(contradictions(&plan, &host), Vec::<String>::new(), "{facts:?}");
+            }
+            Err(refusal) => {
+                assert!(!there, "{facts:?}");
+                let error = refusal.error().to_string();
+                assert!(error.starts_with("cannot enforce layer net: a broker needs"), "{error}");
+            }
+        }
+    }
 }
 
 fn covered(denied: &Denied) -> (bool, bool) {

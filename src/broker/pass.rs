@@ -1,0 +1,211 @@
+//! One request: looked at, sent on with the credential in the phantom's place, and its answer passed back.
+#![forbid(unsafe_code)]
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+
+use super::body::Passing;
+use super::gate::{Gate, Refusal};
+use super::redact::{Redactor, contains};
+use super::tally::Tally;
+use crate::plan::broker::Target;
+use crate::secret::Secret;
+
+/// What an agent gets as a body: the upstream's, or the broker's own words.
+pub type Answer = Response<Either<Passing, Full<Bytes>>>;
+
+/// Headers that belong to one connection (RFC 9110, 7.6.1), beside those that `Connection` names.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Headers of a request that the broker sets itself, or that would let the agent use another account than the one that
+/// it was given. A part of an answer could hold a part of the credential, which nobody would know.
+const NOT_THE_AGENTS: [&str; 12] = [
+    "accept-encoding",
+    "authorization",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "if-range",
+    "proxy-authorization",
+    "range",
+    "x-api-key",
+    "x-goog-api-key",
+    "api-key",
+];
+
+/// Everything that a request needs.
+pub struct Path {
+    /// What lets it pass.
+    pub gate: Gate,
+    /// Where it goes.
+    pub target: Target,
+    /// What it has there instead of the phantom, with what comes before it.
+    pub value: HeaderValue,
+    /// The same alone, to be found in answers.
+    pub credential: Arc<Secret>,
+    /// Connections to there.
+    pub client: Client<HttpsConnector<HttpConnector>, Passing>,
+    /// How long an answer may take to begin and to go on.
+    pub timeout: Duration,
+    /// What happened.
+    pub tally: Arc<Tally>,
+}
+
+/// What came of a request that was sent on.
+enum Lost {
+    Unreachable(String),
+    Late,
+    Encoded,
+}
+
+impl Path {
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// None: a request that cannot be answered gets an error in the API's own form.
+    pub async fn answer(self: Arc<Path>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+        let (head, body) = request.into_parts();
+        if let Err(refusal) = self.gate.admit(&head) {
+            self.tally.refused();
+            return Ok(refused(refusal));
+        }
+        Ok(self.send(head, body).await.unwrap_or_else(|lost| {
+            self.tally.failed();
+            self.lost(&lost)
+        }))
+    }
+
+    async fn send(&self, head: Parts, body: Incoming) -> Result<Answer, Lost> {
+        let started = Instant::now();
+        let body = Passing::up(body, self.tally.clone(), self.timeout);
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method;
+        *request.uri_mut() = self.uri(&head.uri).ok_or_else(|| Lost::Unreachable("its URL cannot be made".into()))?;
+        *request.headers_mut() = self.headers(head.headers);
+        self.tally.sent();
+        let answer = match tokio::time::timeout(self.timeout, self.client.request(request)).await {
+            Err(_) => return Err(Lost::Late),
+            Ok(Err(error)) => return Err(Lost::Unreachable(innermost(&error))),
+            Ok(Ok(answer)) => answer,
+        };
+        self.tally.answered(started.elapsed());
+        let (mut head, body) = answer.into_parts();
+        let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
+        // Not asked for, and the credential could not be found in it.
+        if encoded || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Lost::Encoded);
+        }
+        drop_hop_by_hop(&mut head.headers);
+        let telling: Vec<HeaderName> =
+            head.headers.iter().filter(|(_, value)| self.tells(value)).map(|(name, _)| name.clone()).collect();
+        telling.iter().for_each(|name| drop(head.headers.remove(name)));
+        let mut answer = Response::new(Either::Left(Passing::down(
+            body,
+            self.tally.clone(),
+            self.timeout,
+            Redactor::new(self.credential.clone()),
+        )));
+        *answer.status_mut() = head.status;
+        *answer.headers_mut() = head.headers;
+        Ok(answer)
+    }
+
+    fn tells(&self, value: &HeaderValue) -> bool {
+        contains(value.as_bytes(), &self.credential)
+    }
+
+    /// The upstream's path, and then the agent's.
+    fn uri(&self, asked: &Uri) -> Option<Uri> {
+        let path = asked.path_and_query().map_or("/", PathAndQuery::as_str);
+        let all = Uri::builder().scheme(self.target.scheme.clone()).authority(self.target.authority.clone());
+        all.path_and_query(format!("{}{path}", self.target.prefix)).build().ok()
+    }
+
+    /// The agent's headers, without what is of this connection, and with the credential.
+    fn headers(&self, mut headers: HeaderMap) -> HeaderMap {
+        drop_hop_by_hop(&mut headers);
+        for name in NOT_THE_AGENTS {
+            headers.remove(name);
+        }
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // Last, so that nothing above takes it out again.
+        headers.insert(self.gate.header.clone(), self.value.clone());
+        headers
+    }
+
+    fn lost(&self, lost: &Lost) -> Answer {
+        let upstream = &self.target.authority;
+        let (status, kind, why) = match lost {
+            Lost::Unreachable(why) => (StatusCode::BAD_GATEWAY, "api_error", why.as_str()),
+            Lost::Late => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", "no answer began in time"),
+            Lost::Encoded => {
+                (StatusCode::BAD_GATEWAY, "api_error", "its answer has an encoding that was not asked for")
+            }
+        };
+        own(status, kind, &format!("the broker has no answer of {upstream}: {why}"))
+    }
+}
+
+fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// The last cause: "connection refused", "invalid peer certificate".
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+/// A refused request may have a body that nobody reads: its connection ends.
+fn refused(refusal: Refusal) -> Answer {
+    let mut answer = own(refusal.status, refusal.kind, refusal.message);
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// An error in the form of the Messages API, which other APIs' clients read as well.
+fn own(status: StatusCode, kind: &str, message: &str) -> Answer {
+    let text = serde_json::json!({"type": "error", "error": {"type": kind, "message": message}}).to_string();
+    let mut answer = Response::new(Either::Right(Full::new(Bytes::from(text))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

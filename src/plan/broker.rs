@@ -1,0 +1,164 @@
+//! What a broker does for a cell, or why there can be none: it holds the credential outside of the cell, and the agent
+//! has a phantom.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::layers::On;
+use super::rules::{self, Filter, Landlock};
+use crate::host::{Host, Lack};
+use crate::layer::Layer;
+use crate::policy::agent::{AgentSpec, Way};
+use crate::policy::{NetworkMode, Policy};
+use crate::request::{Request, UidRange, Upstream};
+
+/// Where the broker listens, on 127.0.0.1 of the cell. The namespace is the cell's own, so that the port is free; it is
+/// below those that the kernel gives out, and none that a server of the agent's would have.
+pub const PORT: u16 = 20_080;
+
+/// What the broker does.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Broker {
+    /// The base URL that the agent gets.
+    pub url: String,
+    /// Where its requests go.
+    pub upstream: Upstream,
+    /// How the agent may send its credential; the one that fits is known when the credential is read.
+    pub ways: Vec<Way>,
+    /// The file of the authorities that vouch for the upstream; nothing where that is on this machine's loopback.
+    pub authorities: Option<PathBuf>,
+    /// How long it waits for an answer to begin, and for each further part of it.
+    pub timeout: Duration,
+    /// The broker's own UID, where runs have one.
+    pub uids: Option<UidRange>,
+    /// The broker's own Landlock domain.
+    pub landlock: Option<Landlock>,
+    /// The broker's own seccomp filter.
+    pub filter: Option<Filter>,
+}
+
+/// The parts of an upstream's URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `http` or `https`.
+    pub scheme: http::uri::Scheme,
+    /// Host and port.
+    pub authority: http::uri::Authority,
+    /// What comes before the path of each request: empty, or it begins with a slash and ends without one.
+    pub prefix: String,
+}
+
+/// The broker of a plan, where the mode asks for one and the layer that it needs is in force.
+pub fn of(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, on: &On) -> Option<Broker> {
+    if request.network.unwrap_or(policy.network.mode) != NetworkMode::Broker {
+        return None;
+    }
+    let upstream = upstream(request, agent)?.clone();
+    let own_uid = on.has(Layer::Uid).then(|| request.uid_range.unwrap_or(on.uid_range));
+    Some(Broker {
+        url: format!("http://127.0.0.1:{PORT}"),
+        ways: agent.credential.way.clone(),
+        authorities: host.authorities.get().ok().filter(|_| upstream.is_tls()).cloned(),
+        timeout: policy.network.upstream_timeout.0,
+        uids: own_uid,
+        landlock: rules::brokers_landlock(host, on, upstream.port),
+        filter: on.has(Layer::Seccomp).then_some(rules::BROKERS_FILTER),
+        upstream,
+    })
+}
+
+/// Why this agent cannot have a broker, whatever the host.
+pub fn lack(request: &Request, agent: &AgentSpec, host: &Host) -> Option<Lack> {
+    let title = &agent.title;
+    if agent.environment.base_url.is_none() {
+        return Some(Lack::new(
+            format!("{title} has no variable for a base URL, so that nothing leads it to the broker"),
+            "name the agent with --agent, or use --network host or none",
+        ));
+    }
+    if agent.credential.way.is_empty() || agent.credential.way.iter().any(|way| way.header.is_none()) {
+        return Some(Lack::new(
+            format!("the file of {title} does not say in which header it sends its credential"),
+            "add `header` to each `credential.way` of the agent's file",
+        ));
+    }
+    if request.credential.is_none() {
+        return Some(Lack::new("there is no credential to broker", "name one, as with --credential-file"));
+    }
+    let Some(upstream) = upstream(request, agent) else {
+        return Some(Lack::new(format!("nothing says where the requests of {title} go"), "name it with --upstream"));
+    };
+    match upstream.target() {
+        Err(why) => Some(Lack::new(why, "name another upstream with --upstream")),
+        Ok(_) if upstream.is_tls() => host.authorities.get().err().cloned(),
+        Ok(_) => None,
+    }
+}
+
+fn upstream<'a>(request: &'a Request, agent: &'a AgentSpec) -> Option<&'a Upstream> {
+    request.upstream.as_ref().or(agent.environment.upstream.as_ref())
+}
+
+impl Upstream {
+    /// Whether the connection is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.url.starts_with("https://")
+    }
+
+    /// Its parts, as a broker needs them.
+    ///
+    /// # Errors
+    /// A sentence: it is no URL, has more than a path, or would send the credential in the clear.
+    pub fn target(&self) -> Result<Target, String> {
+        let url = &self.url;
+        let parts = url.parse::<http::Uri>().map(http::Uri::into_parts).map_err(|error| format!("{url}: {error}"))?;
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+            return Err(format!("{url} has no host"));
+        };
+        let path = parts.path_and_query.as_ref();
+        // The library drops a fragment.
+        if url.contains('#') || path.is_some_and(|path| path.query().is_some()) {
+            return Err(format!("{url} has more than a path, and the agent's own query has no place after it"));
+        }
+        let host = authority.host().trim_matches(['[', ']']);
+        let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        if !self.is_tls() && !loopback {
+            return Err(format!("{url} would send the credential in the clear: http is for 127.0.0.1 and [::1] only"));
+        }
+        let prefix = path.map(|path| path.path().trim_end_matches('/').to_owned()).unwrap_or_default();
+        Ok(Target { scheme, authority, prefix })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_a_host_and_a_path_and_in_the_clear_on_the_loopback_only() {
+        let prefix = |text: &str| text.parse::<Upstream>().unwrap().target().map(|target| target.prefix);
+        assert_eq!(prefix("https://api.example").as_deref(), Ok(""));
+        assert_eq!(prefix("https://api.example/").as_deref(), Ok(""));
+        assert_eq!(prefix("https://gateway.example:8443/models/v1/").as_deref(), Ok("/models/v1"));
+        assert_eq!(prefix("http://127.0.0.1:80/v1").as_deref(), Ok("/v1"));
+        assert_eq!(prefix("http://[::1]:8080").as_deref(), Ok(""));
+        for bad in [
+            "http://api.example",
+            "http://localhost",
+            "http://127.0.0.1.example",
+            "http://[::ffff:127.0.0.1]",
+            "http://2130706433",
+            "http://10.0.0.1",
+            "https://api.example/?a=b",
+            "https://api.example/#a",
+            "https://api.example/<",
+        ] {
+            assert!(prefix(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Servers on 127.0.0.1 that write down what they get, and TLS in front of any of them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
+
+/// One request, as it came.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The first line and the headers.
+    pub head: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Asked {
+    /// The values of a header, by its name in small letters.
+    pub fn header(&self, name: &str) -> Vec<&str> {
+        let pairs = self.head.lines().filter_map(|line| line.split_once(':'));
+        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+    }
+}
+
+/// A server that answers every request with what `answer` writes.
+pub struct Upstream {
+    pub address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    ended: Arc<AtomicBool>,
+    accept: Option<JoinHandle<()>>,
+}
+
+/// An answer with a length.
+pub fn plain(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
+}
+
+impl Upstream {
+    /// One that says `fine` to everything.
+    pub fn fine() -> Upstream {
+        Upstream::start(|_, stream| stream.write_all(&plain("200 OK", "", "fine")))
+    }
+
+    pub fn start(answer: impl Fn(&Asked, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Upstream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, ended) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (answer, list, end) = (Arc::new(answer), Arc::clone(&asked), Arc::clone(&ended));
+        let accept = std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (answer, list): (_, Arc<Mutex<Vec<Asked>>>) = (Arc::clone(&answer), Arc::clone(&list));
+                // Ends with its connection, at the latest when the broker ends.
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.try_clone().unwrap());
+                    let mut stream = stream;
+                    while let Some(request) = read(&mut reader) {
+                        list.lock().unwrap().push(request.clone());
+                        if answer(&request, &mut stream).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Upstream { address, asked, ended, accept: Some(accept) }
+    }
+
+    /// What came so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+        let _ = self.accept.take().map(JoinHandle::join);
+    }
+}
+
+fn read(reader: &mut impl BufRead) -> Option<Asked> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let mut asked = Asked { head, body: Vec::new() };
+    let length = asked.header("content-length").first().map_or(0, |text| text.parse().unwrap());
+    reader.take(length).read_to_end(&mut asked.body).ok()?;
+    Some(asked)
+}
+
+/// TLS in front of a server, with a certificate of an authority of the test's own.
+pub struct Front {
+    pub address: SocketAddr,
+    /// The authority's certificate.
+    pub ca: PathBuf,
+}
+
+impl Front {
+    /// For the name or address that the certificate says, on 127.0.0.1. The file goes into this directory.
+    pub fn new(behind: SocketAddr, name: SanType, dir: &Path) -> Front {
+        let (config, ca) = certificates(name);
+        let path = dir.join(format!("ca-{:016x}.pem", rand::random::<u64>()));
+        fs::write(&path, ca).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Lives as long as the tests do: nobody connects to it any more when its test is over.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(serve(listener, behind, TlsAcceptor::from(Arc::new(config))))
+        });
+        Front { address, ca: path }
+    }
+
+    /// For 127.0.0.1 itself.
+    pub fn loopback(behind: SocketAddr, dir: &Path) -> Front {
+        Front::new(behind, SanType::IpAddress(Ipv4Addr::LOCALHOST.into()), dir)
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+}
+
+async fn serve(listener: TcpListener, behind: SocketAddr, tls: TlsAcceptor) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        let tls = tls.clone();
+        tokio::spawn(async move {
+            let (Ok(mut outer), Ok(mut inner)) =
+                (tls.accept(stream).await, tokio::net::TcpStream::connect(behind).await)
+            else {
+                return;
+            };
+            let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+        });
+    }
+}
+
+/// A server's configuration, and its authority in PEM.
+fn certificates(name: SanType) -> (ServerConfig, String) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_certificate = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let mut server = CertificateParams::default();
+    server.subject_alt_names = vec![name];
+    let certificate = server.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    (config, authority_certificate.pem())
+}
