@@ -38,6 +38,8 @@ pub enum Cell {
     All,
     /// Every layer, on the host's network.
     HostNetwork,
+    /// Every layer, with a broker that the agent does not ask for anything.
+    Broker,
 }
 
 impl Stage {
@@ -99,6 +101,11 @@ impl Stage {
             Cell::PermissionOnly => argv.extend(words(&["--policy", &self.off, "--network", "host"])),
             Cell::All => argv.extend(words(&["--level", "developer", "--network", "none"])),
             Cell::HostNetwork => argv.extend(words(&["--level", "developer", "--network", "host"])),
+            Cell::Broker => {
+                let upstream = ["--upstream", "http://127.0.0.1:9"];
+                argv.extend(words(&["--level", "developer", "--network", "broker"]));
+                argv.extend(words(&upstream));
+            }
         }
         argv.extend(words(&["--setenv", "BENCH_CELL=1", "--agent", "claude", "--", &self.agent]));
         self.job(who, argv)

@@ -164,11 +164,12 @@ impl Bench {
                 ("permission-only", Cell::PermissionOnly),
                 ("all layers, host network", Cell::HostNetwork),
                 ("all layers", Cell::All),
+                ("all layers, broker", Cell::Broker),
             ] {
                 let job = self.stage.cell(&who, cell, 0);
                 self.add(label, index, What::Whole, job.clone());
                 self.add(label, index, What::ToMain, job.clone());
-                if cell != Cell::HostNetwork {
+                if cell == Cell::PermissionOnly || cell == Cell::All {
                     for what in [What::AfterAgent(0), What::AfterAgent(FILES), What::AfterKill(FILES)] {
                         self.add(label, index, what, job.clone());
                     }

@@ -248,6 +248,50 @@ fn the_real_agent_edits_a_file() {
     }
 }
 
+/// The sandbox has network namespaces, so a broker is there, too: it alone reaches the upstream, with the credential.
+#[test]
+fn a_broker_has_the_credential() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let script = r#"umask 022; mkdir -p policies/agents; cat >policies/agents/client.toml <<'EOF'
+title = "a client"
+[[credential.way]]
+descriptor = "CLIENT_FD"
+header = "x-api-key"
+[environment]
+base-url = "CLIENT_URL"
+EOF
+cat >upstream.py <<'EOF'
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        text = self.headers["x-api-key"][:7].encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+server = http.server.HTTPServer(("127.0.0.1", 9998), Handler)
+open("listens", "w")
+server.serve_forever()
+EOF
+umask 077; echo sk-real-0123456789 >token; python3 upstream.py 2>upstream.log & server=$!
+until [ -e listens ]; do sleep 0.1; done
+$O run -q --level developer --policy-dir policies --agent client --network broker --upstream http://127.0.0.1:9998 --timeout 100s \
+    --credential-file token -- python3 -c '
+import http.client, os
+key = os.read(3, 4096).decode()
+print("real" in key)
+for key in [key, "x"]:
+    connection = http.client.HTTPConnection("127.0.0.1", 20080)
+    connection.request("GET", "/", headers={"x-api-key": key})
+    answer = connection.getresponse()
+    print(answer.status, answer.read()[:7].decode())
+'; echo status $?; kill $server"#;
+    for uid in [0, USER] {
+        assert_eq!(sandbox.lines(uid, script), ["False", "200 sk-real", "401 {\"type\"", "status 0"], "{uid}");
+    }
+}
+
 /// The plan names beforehand what one agent can do to another here.
 #[test]
 fn the_attack_finds_what_the_plan_says() {

@@ -8,8 +8,8 @@ use std::sync::mpsc::channel;
 
 use rcgen::SanType;
 
-use super::upstream::{Front, Upstream, plain};
-use super::{Service, broker, client, report, somebody};
+use super::upstream::{Front, Upstream, http2, plain};
+use super::{Service, broker, client, everybody, report, somebody};
 use crate::stage::{PATIENCE, Running, Who, output};
 
 #[test]
@@ -224,4 +224,45 @@ fn an_upstream_that_is_down_or_nobody_vouches_for_gets_nothing() {
     // The one that was meant for TLS is no request.
     assert_eq!(asked.iter().filter(|one| !one.header("x-api-key").is_empty()).count(), 1, "{asked:?}");
     let _ = Who::Root;
+}
+
+#[test]
+fn an_upstream_with_http_2_gets_the_same() {
+    let Some(service) = Service::new(somebody()) else { return };
+    let front = http2(service.stage.path());
+    let mut command = service.bare();
+    command.args(["--upstream", &format!("{}/prefix/", front.url()), "--ca"]).arg(&front.ca);
+    let script = r#"
+for _ in range(2):
+    say(ask("Connection: close, x-mine", "X-Mine: 1")[1])
+"#;
+    let done = output(client(&mut command, script));
+    report(&done);
+    // An upstream that repeats the credential is not heard, so what it saw of that is a row of stars.
+    let stars = "*".repeat(service.token.len());
+    let want = format!("HTTP/2.0 /prefix/v1/x {} key={stars} connection= body=hello", front.address);
+    assert_eq!(done.out.lines().collect::<Vec<_>>(), [&want, &want], "{done:?}");
+}
+
+/// A broker needs the network namespace and nothing else.
+#[test]
+fn whatever_other_layers_there_are() {
+    for who in everybody() {
+        let Some(service) = Service::new(who) else { return };
+        let upstream = Upstream::fine();
+        let other =
+            ["root", "pid", "ipc", "uts", "uid", "landlock-fs", "landlock-net", "landlock-scope", "seccomp", "cgroup"];
+        for off in [&other[..1], &other[..2], &other[..5], &other[5..], &other[..]] {
+            let policy = service.stage.policy(off, Some("[network]\nmode = \"broker\""));
+            let mut command = service.stage.run(who, &[]);
+            command.args(["--quiet", "--agent", "client", "--timeout", "5m", "--report-fd", "2", "--policy-dir"]);
+            command.arg(&service.policies).arg("--policy").arg(policy).arg("--credential-file").arg(&service.file);
+            command.arg("--upstream").arg(format!("http://{}", upstream.address));
+            let done = output(client(&mut command, "say(ask()[0].status, ask(key='x')[0].status)"));
+            assert_eq!(report(&done)["broker"]["requests"], 1, "without {off:?}: {done:?}");
+            assert_eq!(done.out.trim(), "200 401", "without {off:?}: {done:?}");
+            assert!(service.stage.cells(who).is_empty(), "without {off:?}");
+        }
+        assert!(upstream.asked().iter().all(|asked| asked.header("x-api-key") == [&service.token]));
+    }
 }

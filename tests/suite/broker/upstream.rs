@@ -1,5 +1,6 @@
 //! Servers on 127.0.0.1 that write down what they get, and TLS in front of any of them.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -8,6 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -150,6 +157,47 @@ async fn serve(listener: TcpListener, behind: SocketAddr, tls: TlsAcceptor) {
             let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
         });
     }
+}
+
+/// A server that speaks HTTP/2 alone. It answers with the version, the authority and the headers that it saw.
+pub fn http2(dir: &Path) -> Front {
+    let (mut config, ca) = certificates(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let path = dir.join(format!("ca-{:016x}.pem", rand::random::<u64>()));
+    fs::write(&path, ca).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let tls = TlsAcceptor::from(Arc::new(config));
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(stream) = tls.accept(stream).await else { continue };
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(describe)));
+            }
+        })
+    });
+    Front { address, ca: path }
+}
+
+async fn describe(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let authority = head.uri.authority().map(ToString::to_string).unwrap_or_default();
+    let header =
+        |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text = format!(
+        "{:?} {} {authority} key={} connection={} body={}",
+        head.version,
+        head.uri.path(),
+        header("x-api-key"),
+        header("connection"),
+        String::from_utf8_lossy(&body)
+    );
+    Ok(Response::new(Full::new(Bytes::from(text))))
 }
 
 /// A server's configuration, and its authority in PEM.
