@@ -63,6 +63,7 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         uids: choices.fact((), "UIDs"),
         uid_map: vec![[(0, u32::MAX), (0, 65536)][choices.below(2)]],
         ranges: choices.fact(ranges, "ranges"),
+        authorities: choices.fact("/etc/ssl/certs/ca-certificates.crt".into(), "authorities"),
         cgroup: choices.fact(Cgroups::V2("/sys/fs/cgroup".into()), "cgroup"),
         private_descriptors: choices.below(2) == 0,
         orphans: choices.below(2) == 0,
