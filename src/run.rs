@@ -57,6 +57,7 @@ pub fn run(report_fd: Option<i32>, request: impl FnOnce() -> Result<Request>) ->
 }
 
 /// `known` is what a report can say when this fails.
+/// Long because it is the whole order of a run, one step after the other.
 fn perform(request: Request, started: Instant, report: &mut Option<File>, known: &mut Report) -> Result<Exit> {
     known.user = request.user.to_string();
     known.agent = request.agent.clone().unwrap_or_default();
@@ -104,8 +105,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
         loop {
             let finished = run.attempt(&plan, &mut outputs, &mut terminal)?;
             match &finished.outcome {
-                // The host lacks what it was taken to have: plan again with that known, or refuse. What could not be
-                // ended or removed would go on unnamed beside the next attempt.
+                // The host lacks what it was taken to have: plan again with that known, or refuse. Leftovers end it.
                 Outcome::Failed(Failure { step: Some(step), errno, .. })
                     if finished.wiped.left.is_empty() && host.learn(*step, *errno) =>
                 {

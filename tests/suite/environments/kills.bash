@@ -46,8 +46,10 @@ continued() { kill -CONT "$launcher" 2>/dev/null; state "$launcher"; [[ $state =
 marked() { grep -laFf "$1" /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | sort -un; }
 none_marked() { [ -z "$(marked /mnt/mark)" ]; }
 shopt -s nullglob
-cells() { cells=(/run/oubliette/cells/* /var/tmp/oubliette-*/cells/* /tmp/oubliette-*/cells/*); }
-leases() { leases=(/run/oubliette/uids/* /var/tmp/oubliette-*/uids/* /tmp/oubliette-*/uids/*); }
+# A /run that cannot be written is the host's, with what others have there.
+here=/run/oubliette; [ -w /run ] || here=/nowhere
+cells() { cells=("$here"/cells/* /var/tmp/oubliette-*/cells/* /tmp/oubliette-*/cells/*); }
+leases() { leases=("$here"/uids/* /var/tmp/oubliette-*/uids/* /tmp/oubliette-*/uids/*); }
 
 # Another user's cell, which lives through all of it. A policy is its reader's own or root's.
 cp /mnt/beside.toml beside.toml
