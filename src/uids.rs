@@ -3,7 +3,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,7 +19,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, Uid, UnlinkatFlags, unlinkat};
+use nix::unistd::{Pid, Uid, UnlinkatFlags, ftruncate, unlinkat};
 
 use crate::cell::gid_of;
 use crate::confine::ids::{Ids, become_run};
@@ -41,38 +47,48 @@ pub fn split(range: UidRange) -> (UidRange, UidRange) {
 }
 
 impl Lease {
-    /// Takes a UID that nobody has.
+    /// Takes a UID that nobody has. Where none is free, what dead runs left in this state directory is wiped first: their
+    /// UIDs own it until then.
     ///
     /// # Errors
     /// All are taken, or the leases cannot be written.
     pub fn take(state: &State, range: UidRange) -> Result<Lease> {
-        let leases = state.leases()?;
         let (range, _) = split(range);
+        if let Some(lease) = Lease::take_new(state, range)? {
+            return Ok(lease);
+        }
+        crate::sweep::sweep(state, false)?;
+        Lease::take_new(state, range)?.map_or_else(|| Err(exhausted(state, range)), Ok)
+    }
+
+    /// One that nobody has marked.
+    fn take_new(state: &State, range: UidRange) -> Result<Option<Lease>> {
+        let leases = state.leases()?;
         let count = range.last - range.first + 1;
         let drawn = crate::sys::random::bytes().map(u32::from_ne_bytes);
         let start =
             drawn.map_err(|errno| Error::new("lease a UID", errno).hint("use a kernel with getrandom(2)"))? % count;
-        // One that a dead run has marked may own what is left of its cell: only where there is no other.
-        for (marked, step) in [false, true].into_iter().flat_map(|marked| (0..count).map(move |step| (marked, step))) {
+        for step in 0..count {
             // In 64 bits: a range may hold nearly every number of 32.
             let nth = (u64::from(start) + u64::from(step)) % u64::from(count);
             let uid = range.first + u32::try_from(nth).unwrap_or_default();
-            let taken = if marked { try_take(&leases, uid) } else { try_take_new(&leases, uid) };
-            match taken {
-                Ok(Some(lock)) => {
-                    return Ok(Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, lock });
-                }
+            match try_take_new(&leases, uid) {
+                Ok(Some(lock)) => return Lease::new(state, uid, leases, lock).map(Some),
                 Ok(None) => {}
                 Err(errno) => {
                     return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
                 }
             }
         }
-        Err(Error::new(
-            "lease a UID",
-            format!("all {count} of {}-{} are taken by live cells or wait for a sweep", range.first, range.last),
-        )
-        .hint("run `oubliette sweep`, wait for a run to end, or name a larger range with --uid-range"))
+        Ok(None)
+    }
+
+    fn new(state: &State, uid: u32, leases: OwnedFd, lock: Flock<OwnedFd>) -> Result<Lease> {
+        let lease = Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, lock };
+        let written = Owner::of(state).and_then(|owner| owner.write(&lease.lock));
+        written.map(|()| lease).map_err(|errno| {
+            Error::new(format!("lease UID {uid}"), errno).hint("make the default state directory writable")
+        })
     }
 
     /// Takes the UID that is bound to a workspace, for as long as a run uses that: `sweep` ends what has a UID that no
@@ -86,7 +102,7 @@ impl Lease {
         let until = Instant::now() + Duration::from_secs(1);
         loop {
             match try_take(&leases, uid.as_raw()) {
-                Ok(Some(lock)) => return Ok(Lease { uid, in_use: Cell::new(false), leases, lock }),
+                Ok(Some(lock)) => return Lease::new(state, uid.as_raw(), leases, lock),
                 // A sweep may have it for a moment.
                 Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
                 Ok(None) => return Err(Error::new(object, "another run has it").hint("wait for that run to end")),
@@ -127,6 +143,83 @@ impl Drop for Lease {
             let _ = unlinkat(&self.leases, self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// Who lends a UID, as its file says: the state directory in which a cell of that UID may be left. Only a sweep of that
+/// one knows that nothing is.
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    /// Of the directory: another one of the same name has none of its cells.
+    place: (u64, u64),
+    path: PathBuf,
+}
+
+/// The longest text of a lease.
+const TEXT_MAX: u64 = 8192;
+
+impl Owner {
+    fn of(state: &State) -> Result<Owner, Errno> {
+        let stat = fstat(&state.cells)?;
+        Ok(Owner { place: (stat.st_dev, stat.st_ino), path: state.path.clone() })
+    }
+
+    fn write(&self, lock: &OwnedFd) -> Result<(), Errno> {
+        let text =
+            [format!("{} {} ", self.place.0, self.place.1).as_bytes(), self.path.as_os_str().as_bytes()].concat();
+        ftruncate(lock, 0)?;
+        let mut all = &text[..];
+        while !all.is_empty() {
+            let written = nix::sys::uio::pwrite(lock, all, (text.len() - all.len()) as i64)?;
+            all = &all[written..];
+        }
+        Ok(())
+    }
+
+    /// Nothing where the file says nothing: nothing has run under such a UID yet.
+    fn read(lock: BorrowedFd<'_>) -> Option<Owner> {
+        let mut text = Vec::new();
+        File::from(lock.try_clone_to_owned().ok()?).take(TEXT_MAX).read_to_end(&mut text).ok()?;
+        let mut fields = text.splitn(3, |byte| *byte == b' ');
+        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+        let place = (number()?, number()?);
+        Some(Owner { place, path: PathBuf::from(OsStr::from_bytes(fields.next()?)) })
+    }
+
+    /// Whether its cells are there no longer, since their directory is not.
+    fn is_gone(&self) -> bool {
+        let there = std::fs::symlink_metadata(self.path.join("cells"));
+        there.map_or_else(|error| error.kind() == ErrorKind::NotFound, |meta| (meta.dev(), meta.ino()) != self.place)
+    }
+}
+
+/// What has the UIDs of a range.
+fn exhausted(state: &State, range: UidRange) -> Error {
+    let (mut live, mut dead, mut places) = (0, 0, BTreeSet::new());
+    let leases = match state.leases() {
+        Ok(leases) => leases,
+        Err(error) => return error,
+    };
+    for uid in range.first..=range.last {
+        let Ok(file) = openat(&leases, uid.to_string().as_str(), LEASE, Mode::empty()) else { continue };
+        let owner = Owner::read(file.as_fd());
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_) => {
+                dead += 1;
+                places.extend(owner.map(|owner| owner.path.display().to_string()));
+            }
+            Err(_) => live += 1,
+        }
+    }
+    let places: Vec<String> = places.into_iter().collect();
+    let of = if places.is_empty() { String::new() } else { format!(" in {}", places.join(", ")) };
+    let cause = format!(
+        "all {} of {}-{} are taken: {live} by live cells, {dead} by what dead ones left{of}",
+        range.last - range.first + 1,
+        range.first,
+        range.last
+    );
+    let hint = "wait for a run to end, run `oubliette sweep` with the --state-dir of the dead ones, or name a larger range with --uid-range";
+    Error::new("lease a UID", cause).hint(hint)
 }
 
 const LEASE: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -229,20 +322,24 @@ pub fn end(state: &State, uid: u32) -> bool {
     }
 }
 
-/// Frees what killed runs left marked, except the UIDs whose cells are not gone; gives those that are free again.
+/// Frees what killed runs of this state directory left marked, except the UIDs whose cells are not gone; gives those that
+/// are free again. Also of a state directory that is there no longer.
 ///
 /// # Errors
 /// The leases cannot be read.
 pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
     let leases = state.leases()?;
     let failed = |errno: Errno| Error::new("read the UID leases", errno).hint("run it as root");
+    let own = Owner::of(state).map_err(failed)?;
     let mut freed = Vec::new();
     for entry in crate::tree::entries(leases.as_fd()).map_err(failed)?.iter().flatten() {
         let Some(uid) = entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()) else { continue };
         if except.contains(&uid) {
             continue;
         }
-        if let Ok(Some(lock)) = try_take(&leases, uid) {
+        if let Ok(Some(lock)) = try_take(&leases, uid)
+            && Owner::read(lock.as_fd()).is_none_or(|owner| owner.place == own.place || owner.is_gone())
+        {
             Lease {
                 uid: Uid::from_raw(uid),
                 in_use: Cell::new(false),

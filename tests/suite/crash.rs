@@ -568,6 +568,51 @@ fn a_uid_that_has_a_new_owner() {
     place.assert_nothing_left(&[cell]);
 }
 
+/// A UID that owns what a dead run left is nobody else's, whichever state directory that lies in, and whoever sweeps.
+#[test]
+fn a_uid_that_owns_what_is_left() {
+    if !need::as_root() {
+        return;
+    }
+    let (place, other) = (Place::new(Who::Root), Place::new(Who::Root));
+    let launched = &mut launch(&place, &tiers(&place)[0], "", &marker(), "sleep 999");
+    hold_on(launched);
+    let uid = record(&place, &place.cells()[0]).unwrap()["uid"].as_u64().unwrap();
+    launched.kill();
+    let range = format!("{uid}-{uid}");
+    let mark = PathBuf::from(format!("/run/oubliette/uids/{uid}"));
+    let freed = other.sweep()["freed-uids"].clone();
+    assert!(!freed.as_array().unwrap().contains(&json!(uid)) && mark.exists(), "{freed}");
+    let refused = other.run(&["--uid-range", &range], "true").output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(125), "{said}");
+    let state = place.path("state");
+    assert!(said.contains("0 by live cells, 1 by what dead ones left in ") && said.contains(state.to_str().unwrap()));
+    // The place that has it wipes it first.
+    let done = place.run(&["--uid-range", &range], "id -u").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&done.stdout), format!("{uid}\n"), "{done:?}");
+    place.assert_nothing_left(&[]);
+    assert!(!mark.exists());
+}
+
+/// What a sweep would have wiped is gone with its state directory, and the UIDs of that are free.
+#[test]
+fn a_uid_of_a_state_directory_that_is_gone() {
+    if !need::as_root() {
+        return;
+    }
+    let (place, other) = (Place::new(Who::Root), Place::new(Who::Root));
+    let launched = &mut launch(&place, &tiers(&place)[0], "", &marker(), "sleep 999");
+    hold_on(launched);
+    let uid = record(&place, &place.cells()[0]).unwrap()["uid"].as_u64().unwrap();
+    launched.kill();
+    fs::rename(place.path("state"), place.path("elsewhere")).unwrap();
+    let freed = other.sweep()["freed-uids"].clone();
+    assert!(freed.as_array().unwrap().contains(&json!(uid)), "{freed}");
+    let removed = std::process::Command::new("rm").arg("-rf").arg(place.path("elsewhere")).status().unwrap();
+    assert!(removed.success());
+}
+
 /// The same with the UID that is bound to a user's workspace, which the user's next run has again.
 #[test]
 fn the_next_run_of_a_user_whose_last_run_was_killed() {

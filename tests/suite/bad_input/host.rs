@@ -206,7 +206,7 @@ fn no_uid_is_free() {
     let fourth = lab.launch(Who::Root, &line).run();
     three.iter().for_each(|run| signal(&run.child, Signal::SIGCONT));
     let three: Vec<_> = three.into_iter().map(|run| run.wait()).collect();
-    findings.refused(&lab, "fourth", &fourth, 125, &["lease a UID", "40100-40102", "sweep"]);
+    findings.refused(&lab, "fourth", &fourth, 125, &["lease a UID", "40100-40102", "3 by live cells", "sweep"]);
     three.iter().for_each(|ended| findings.works(&lab, "first three", ended));
     for (user, code) in [("a", 0), ("b", 125), ("a", 0)] {
         let line = words(&["--uid-range", "40100-40103", "--workspace", "user", "--user", user], &["true"]);
