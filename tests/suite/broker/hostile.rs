@@ -128,8 +128,8 @@ for name, request in forms.items():
         code, rest = "closed", b""
     say(name, "|", code, "|", len(rest))
 connection = connect()
-connection.sendall(head(line, f"Content-Length: {len(smuggled)}") + smuggled + head(line, length) + b"hello")
-for _ in range(2):
+for request in [head(line, f"Content-Length: {len(smuggled)}") + smuggled, head(line, length) + b"hello"]:
+    connection.sendall(request)
     got = answer(connection)
     say("good | ", got.status, got.read())
 "#;
@@ -158,7 +158,9 @@ fn what_two_servers_would_read_in_two_ways_is_not_sent_on() {
         ("upgrade", "400"),
         ("a length too large", "413"),
     ] {
-        assert!(all.contains(&format!("{name} | {code} | 0").as_str()), "{name}: {all:?}");
+        // A connection that is closed with bytes unread is reset, and the answer may be lost with it.
+        let said = |code: &str| all.contains(&format!("{name} | {code} | 0").as_str());
+        assert!(said(code) || said("closed"), "{name}: {all:?}");
     }
     assert_eq!(all[36..], ["good |  200 b'fine'", "good |  200 b'fine'"], "{all:?}");
     let asked = upstream.asked();
