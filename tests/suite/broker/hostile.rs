@@ -174,7 +174,8 @@ fn another_cell_reaches_neither_the_broker_nor_anything_by_its_phantom() {
     for who in everybody() {
         let Some(service) = Service::new(who) else { return };
         let (upstream, other) = (Upstream::fine(), Upstream::fine());
-        let mut first = service.start(upstream.address, "say(KEY); say(ask()[0].status); sys.stdin.read()");
+        let mut first =
+            service.start(upstream.address, "say(KEY); say(ask()[0].status); import signal; signal.pause()");
         let phantom = first.line().trim().to_owned();
         assert_eq!(first.line().trim(), "200");
         assert!(phantom.starts_with("ph-") && phantom.len() == 3 + 64, "{phantom}");
@@ -183,18 +184,10 @@ fn another_cell_reaches_neither_the_broker_nor_anything_by_its_phantom() {
         let second = service.play(other.address, &format!("say(ask(key={phantom:?})[0].status); say(ask()[0].status)"));
         assert_eq!(lines(&second), ["401", "200"], "{second:?}");
         // From a cell on the host's network, and from the host: nobody listens.
-        let mut command = service.stage.run(service.who, &[]);
+        let mut beside = service.stage.run(who, &[]);
+        let open = service.stage.policy(&[], Some("[network]\nmode = \"host\"\nconnect = \"any\"\nbind = \"any\""));
         let connects = "import socket; print(socket.socket().connect_ex(('127.0.0.1', 20080)))";
-        command
-            .args(["--level", "developer", "--network", "host", "--policy"])
-            .arg(service.stage.policy(&[], Some("[network]\nmode = \"host\"\nconnect = \"any\"\nbind = \"any\"")));
-        let args: Vec<_> = command
-            .get_args()
-            .map(std::ffi::OsStr::to_owned)
-            .filter(|arg| arg != "--level" && arg != "developer")
-            .collect();
-        let mut beside = service.stage.command(service.who, &[]);
-        let beside = crate::stage::output(beside.args(args).args(["--", "python3", "-c", connects]));
+        let beside = crate::stage::output(beside.arg("--policy").arg(open).args(["--", "python3", "-c", connects]));
         assert_eq!(beside.out.trim(), libc::ECONNREFUSED.to_string(), "{beside:?}");
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, 20080)).is_err());
         assert_eq!((upstream.asked().len(), other.asked().len()), (1, 1));
