@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn what_is_shown_by_default_is_sound() {
         let files = crate::policy::Files::default();
-        assert_eq!((files.programs.len(), files.config.len()), (7, 8));
+        assert_eq!((files.programs.len(), files.config.len()), (7, 9));
     }
 
     #[test]
