@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -85,10 +85,10 @@ impl Lease {
 
     fn new(state: &State, uid: u32, leases: OwnedFd, lock: Flock<OwnedFd>) -> Result<Lease> {
         let lease = Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, lock };
-        let written = Owner::of(state).and_then(|owner| owner.write(&lease.lock));
-        written.map(|()| lease).map_err(|errno| {
-            Error::new(format!("lease UID {uid}"), errno).hint("make the default state directory writable")
-        })
+        let Err(errno) = Owner::of(state).and_then(|owner| owner.write(&lease.lock)) else { return Ok(lease) };
+        let place = std::fs::read_link(format!("/proc/self/fd/{}", lease.leases.as_raw_fd())).unwrap_or_default();
+        Err(Error::new(format!("lease UID {uid} in {}", place.display()), errno)
+            .hint("free that disk: UIDs are leased in one place for all launchers, whatever --state-dir says"))
     }
 
     /// Takes the UID that is bound to a workspace, for as long as a run uses that: `sweep` ends what has a UID that no
