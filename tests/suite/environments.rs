@@ -74,7 +74,7 @@ impl Expected {
             ("credential", "status 0\nhanded over\n"),
             ("killed", "status 0\nalive 0 left 0\n"),
             ("outputs", "status 0\none\ntwo\nnew\n--- a/a\n+++ b/a\n+two\n--- /dev/null\n+++ b/b\n+new\n"),
-            ("hostile", "status 0\n"),
+            ("hostile", "status 0\nleft 0\n"),
             ("left", "0\n"),
         ];
         for (section, expected) in same {

@@ -83,8 +83,18 @@ mkdir in; echo one >in/a
 $O run -q --copy-in in --export out.d --patch out.patch -- sh -c 'echo two >>a; echo new >b'; echo "status $?"
 cat out.d/a out.d/b; grep -e '^+' -e '^---' out.patch
 step hostile
-$O run -q -- sh -c 'cd; mkdir -p d/e/f; : >d/e/f/g; chmod 0 d/e/f d/e d; ln -s / root; mkfifo p; i=0
-  while [ $i -lt 300 ]; do mkdir x; cd x; i=$((i+1)); done; : >deep; exit 0'; echo "status $?"
+$O run -q -- sh -c '
+  newline="
+"
+  for dir in . "$HOME" "$TMPDIR"; do
+    cd "$dir"
+    : >"two${newline}lines"; : >-rf; : >"$(printf "\377")"; mkfifo fifo; ln fifo fifo2; ln -s / root; ln -s loop loop
+    mkdir ro; : >ro/file; chmod 500 ro
+    mkdir -p closed/er/still; : >closed/er/still/file; chmod 0 closed/er/still closed/er closed
+    mkdir many; i=0; while [ $i -lt 3000 ]; do : >many/$i; i=$((i + 1)); done; chmod 0 many
+    i=0; while [ $i -lt 300 ]; do mkdir x; cd x; i=$((i + 1)); done; : >deep
+  done
+  exit 0'; echo "status $?"; echo "left $(left)"
 step all
 $O run -q --require all -- true; echo "status $?"
 step left
