@@ -1,14 +1,17 @@
 //! Putting a plan into force. Only [`Confinement::enter`] makes a [`Confined`], and only [`Confined::exec`] starts the
 //! agent:
 //!
-//! ```compile_fail
+//! ```compile_fail,E0599
 //! fn unconfined(confined: oubliette::confine::Confined) {
 //!     let again = confined.clone();
 //! }
 //! ```
 //!
-//! ```compile_fail
-//! let confined = oubliette::confine::Confined { command: todo!() };
+//! ```compile_fail,E0451
+//! use oubliette::confine::{Command, Confined};
+//! fn with_another(confined: Confined, command: Command) -> Confined {
+//!     Confined { command, ..confined }
+//! }
 //! ```
 #![forbid(unsafe_code)]
 

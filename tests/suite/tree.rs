@@ -28,18 +28,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
+use crate::need;
+
 const OTHER: u32 = 50001;
-
-/// Says aloud that a test did not run; fails it when the environment insists on the layer.
-fn skip(layer: &str, need: &str) {
-    eprintln!("skipped: needs {need}");
-    let must = std::env::var("OUBLIETTE_TEST_MUST_ENFORCE").unwrap_or_default();
-    assert!(!must.split(',').any(|name| name == layer || name == "all"), "{layer} must be enforced, but: needs {need}");
-}
-
-fn root() -> bool {
-    Uid::effective().is_root()
-}
 
 /// Runs `work` in a thread with the ids of another user: the raw calls change the calling thread alone.
 #[allow(unsafe_code, reason = "the safe calls change every thread of the process")]
@@ -226,8 +217,8 @@ fn wipes(case: Case) {
         assert!(wiped.files > 0);
     };
     run(&Scratch::new());
-    if !root() {
-        return skip("uid", "root, to be another user");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::owned_by(OTHER);
     as_user(OTHER, || run(&scratch));
@@ -287,8 +278,8 @@ fn set_flag(path: &Path, flag: &str) {
 
 #[test]
 fn wipe_clears_immutable_and_append_only() {
-    if !root() {
-        return skip("uid", "root, to set immutable flags");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     let i = scratch.cell().join("i");
@@ -305,8 +296,8 @@ fn wipe_clears_immutable_and_append_only() {
 
 #[test]
 fn wipe_leaves_the_flags_of_a_file_that_has_another_name() {
-    if !root() {
-        return skip("uid", "root, to set immutable flags");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     fs::create_dir(scratch.cell()).unwrap();
@@ -326,8 +317,8 @@ fn wipe_leaves_the_flags_of_a_file_that_has_another_name() {
 
 #[test]
 fn wipe_names_what_it_cannot_remove_and_removes_the_rest() {
-    if !root() {
-        return skip("uid", "root, to own a file that another user cannot remove");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::owned_by(OTHER);
     fs::create_dir_all(scratch.cell().join("a/b/theirs")).unwrap();
@@ -354,8 +345,8 @@ fn tmpfs(to: &Path) {
 
 #[test]
 fn wipe_detaches_mounts_and_never_enters_them() {
-    if !root() {
-        return skip("root", "root, to mount");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     in_private_mounts(|| {
@@ -383,8 +374,8 @@ fn wipe_detaches_mounts_and_never_enters_them() {
 
 #[test]
 fn wipe_of_a_cell_that_is_itself_a_mount() {
-    if !root() {
-        return skip("root", "root, to mount");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     in_private_mounts(|| {
@@ -399,8 +390,8 @@ fn wipe_of_a_cell_that_is_itself_a_mount() {
 
 #[test]
 fn wipe_that_may_not_unmount_says_so() {
-    if !root() {
-        return skip("root", "root, to mount");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::owned_by(OTHER);
     in_private_mounts(|| {
@@ -452,8 +443,8 @@ fn overwrite_zeroes_in_place_and_unlinks() {
         }
     };
     work(&Scratch::new());
-    if !root() {
-        return skip("uid", "root, to be another user");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::owned_by(OTHER);
     as_user(OTHER, || work(&scratch));
@@ -584,8 +575,8 @@ fn copy_takes_content_and_nothing_that_acts() {
 
 #[test]
 fn copy_gives_everything_to_the_owner() {
-    if !root() {
-        return skip("uid", "root, to give files away");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
@@ -602,8 +593,8 @@ fn copy_gives_everything_to_the_owner() {
 
 #[test]
 fn copy_does_not_enter_mounts() {
-    if !root() {
-        return skip("root", "root, to mount");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     in_private_mounts(|| {
@@ -722,8 +713,8 @@ fn export_to_a_directory_appears_complete_or_not_at_all() {
 
 #[test]
 fn export_does_not_take_over_a_directory_of_somebody_else() {
-    if !root() {
-        return skip("uid", "root, to own a directory of somebody else");
+    if !need::as_root() {
+        return;
     }
     let scratch = Scratch::new();
     let (from, target) = (scratch.path().join("from"), scratch.path().join("target"));
