@@ -93,13 +93,9 @@ impl Ranges {
             let whose = move |what| format!("the {what} of account {} (/etc/passwd line {line})", printed(name));
             [Other { range: one(uid), whose: whose("UID") }, Other { range: one(gid), whose: whose("GID") }]
         });
-        let groups = lines(texts.group).filter_map(|(line, text)| {
-            let mut fields = text.split(|byte| *byte == b':');
-            let (name, gid) = (fields.next()?, decimal(fields.nth(1)?)?);
-            Some(Other {
-                range: one(gid),
-                whose: format!("the GID of group {} (/etc/group line {line})", printed(name)),
-            })
+        let groups = groups(texts.group).map(|(line, name, gid)| Other {
+            range: one(gid),
+            whose: format!("the GID of group {} (/etc/group line {line})", printed(name)),
         });
         let subids = [(SUBUID, texts.subuid), (SUBGID, texts.subgid)].into_iter().flat_map(|(file, text)| {
             let foreign = lines(text).filter(move |(_, text)| !ours(text, number));
@@ -162,6 +158,14 @@ fn accounts(passwd: &[u8]) -> impl Iterator<Item = Account<'_>> {
         let name = fields.next()?;
         let (uid, gid) = (decimal(fields.nth(1)?)?, decimal(fields.next()?)?);
         Some(Account { line, name, uid, gid })
+    })
+}
+
+/// Line, name and GID of the groups of group(5); lines of another form are passed over.
+pub fn groups(file: &[u8]) -> impl Iterator<Item = (usize, &[u8], u32)> {
+    lines(file).filter_map(|(line, text)| {
+        let mut fields = text.split(|byte| *byte == b':');
+        Some((line, fields.next()?, decimal(fields.nth(1)?)?))
     })
 }
 

@@ -8,6 +8,8 @@ use std::fmt;
 use nix::unistd::{getegid, getgroups};
 use serde::Serialize;
 
+use crate::ranges;
+
 /// A group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
@@ -32,17 +34,13 @@ pub fn supplementary(named: bool) -> Vec<Group> {
     let all: BTreeSet<u32> =
         getgroups().unwrap_or_default().into_iter().filter(|gid| *gid != own).map(nix::unistd::Gid::as_raw).collect();
     let file = if named && !all.is_empty() { std::fs::read("/etc/group").unwrap_or_default() } else { Vec::new() };
-    let text = String::from_utf8_lossy(&file);
-    all.into_iter().map(|gid| Group { gid, name: name(&text, gid) }).collect()
+    all.into_iter().map(|gid| Group { gid, name: name(&file, gid) }).collect()
 }
 
-/// The first line with this number (group(5)).
-fn name(file: &str, gid: u32) -> Option<String> {
-    file.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(gid) && !name.is_empty()).then(|| name.to_owned())
-    })
+/// The first one with this number.
+fn name(file: &[u8], gid: u32) -> Option<String> {
+    let (_, name, _) = ranges::groups(file).find(|(_, name, number)| *number == gid && !name.is_empty())?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 /// `998 (docker), 44 (video)`
@@ -56,7 +54,7 @@ mod tests {
 
     #[test]
     fn names_come_from_the_first_line_with_the_number() {
-        let file = "root:x:0:\nbroken\n+\n:x:7:\ndocker:x:998:a,b\nother:x:998:\nlong:x:99999999999:\n";
+        let file = b"root:x:0:\nbroken\n+\n:x:7:\ndocker:x:998:a,b\nother:x:998:\nlong:x:99999999999:\n";
         assert_eq!(name(file, 998).as_deref(), Some("docker"));
         assert_eq!(name(file, 0).as_deref(), Some("root"));
         assert_eq!(name(file, 7), None);
