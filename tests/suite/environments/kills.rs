@@ -115,12 +115,12 @@ fn killed_in_a_container_as_a_plain_user() {
 
 #[test]
 fn killed_in_gvisor_as_root() {
-    killed("E", Kind::Gvisor, 0, 50);
+    killed("E", Kind::Gvisor, 0, 200);
 }
 
 #[test]
 fn killed_in_gvisor_as_a_plain_user() {
-    killed("Eu", Kind::Gvisor, PLAIN, 50);
+    killed("Eu", Kind::Gvisor, PLAIN, 200);
 }
 
 #[test]
