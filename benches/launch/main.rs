@@ -285,10 +285,12 @@ impl Bench {
             let p10 = |label: &str| self.micros(label, index, What::Whole, 10);
             let all = Verdict::ratio(p10("all layers"), p10("bwrap --unshare-all"), 0.6, false);
             let bare = Verdict::ratio(p10("permission-only"), p10("fork+exec"), 2.5, false);
+            let broker = p10("all layers, broker").zip(p10("all layers")).map(|(with, without)| (with - without) / 1e3);
             let start = Verdict::value(p10(VERSION).map(|micros| micros / 1000.0), 1.0);
             self.verdicts.push((format!("all layers ÷ bwrap, {name}"), "", all));
             self.verdicts.push((format!("permission-only ÷ fork+exec, {name}"), "", bare));
             self.verdicts.push((format!("start of the program, {name}"), " ms", start));
+            self.verdicts.push((format!("broker over no network, {name}"), " ms", Verdict::value(broker, 1.5)));
         }
     }
 

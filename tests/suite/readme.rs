@@ -38,6 +38,21 @@ fn the_readme_has_the_two_commands_and_ci_runs_the_second() {
     assert!(page(".ci/run").contains(commands[1]), "`{}` is not in .ci/run", commands[1]);
 }
 
+/// Every line of text in the picture: it was drawn from the text beside it as that is now.
+#[test]
+fn the_picture_says_what_its_text_says() {
+    let text = page("man/broker.dot");
+    let labels = text.split("label=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let mut written: Vec<String> = labels.flat_map(|label| label.split("\\n")).map(str::to_owned).collect();
+    let picture = page("man/broker.svg");
+    let texts = picture.split("<text ").skip(1).filter_map(|rest| rest.split_once('>')?.1.split('<').next());
+    let mut drawn: Vec<String> = texts.map(|text| text.replace("&#39;", "'").replace("&#45;", "-")).collect();
+    written.sort();
+    drawn.sort();
+    assert_eq!(drawn, written, "dot -Tsvg man/broker.dot -o man/broker.svg");
+    assert!(page("README.md").contains("](man/broker.svg)"));
+}
+
 #[test]
 fn the_changelog_knows_this_version() {
     let version = env!("CARGO_PKG_VERSION");
