@@ -115,7 +115,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__explain)
-            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --allow --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -169,6 +169,10 @@ _oubliette() {
                     ;;
                 --network)
                     COMPREPLY=($(compgen -W "host none broker" -- "${cur}"))
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --mcp-config)
@@ -409,7 +413,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__run)
-            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --allow --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -463,6 +467,10 @@ _oubliette() {
                     ;;
                 --network)
                     COMPREPLY=($(compgen -W "host none broker" -- "${cur}"))
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --mcp-config)

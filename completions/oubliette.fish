@@ -40,7 +40,8 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-e
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy -d 'Take the policy from this file instead of a named level' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
 none\t'A namespace with nothing but its own loopback'
-broker\t'The same, and on that loopback a broker: it holds the credential, and reaches the model\'s API alone'"
+broker\t'The same, and on that loopback a broker: it holds the credential, and leads to the model\'s API and the listed hosts'"
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l allow -d 'With --network broker: let the agent reach this host, too (repeatable; `*.HOST` for all below it), where the policy has `allow-more`; OUBLIETTE_ALLOW adds to it, with commas' -r -f -a "(__fish_print_hostnames)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l upstream -d 'Base URL of the agent\'s model API' -r -f
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
@@ -89,7 +90,8 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credenti
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy -d 'Take the policy from this file instead of a named level' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
 none\t'A namespace with nothing but its own loopback'
-broker\t'The same, and on that loopback a broker: it holds the credential, and reaches the model\'s API alone'"
+broker\t'The same, and on that loopback a broker: it holds the credential, and leads to the model\'s API and the listed hosts'"
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l allow -d 'With --network broker: let the agent reach this host, too (repeatable; `*.HOST` for all below it), where the policy has `allow-more`; OUBLIETTE_ALLOW adds to it, with commas' -r -f -a "(__fish_print_hostnames)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l upstream -d 'Base URL of the agent\'s model API' -r -f
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F

@@ -2,20 +2,27 @@
 //!
 //! It gets the agent's requests from a listener that the child made inside the cell's network namespace and passed out,
 //! so that no other process can connect to it, and it is the only way out of that namespace. It puts the credential where
-//! the agent sent its phantom, and sends the request on to the one upstream of the plan.
+//! the agent sent its phantom, and sends the request on to the one upstream of the plan. As a proxy it leads to the hosts
+//! of the plan's list, and puts nothing into what passes there.
 //!
 //! It reads what a hostile agent sends, so it is not the launcher: a fork of it, made when the first connection is there,
 //! with a UID of its own where runs have one, no capability, a Landlock domain and a seccomp filter, and no descriptor
 //! but the listener and a channel. When it ends by itself, however that comes, the run ends as a failure.
 #![forbid(unsafe_code)]
 
+mod address;
 mod body;
 mod gate;
+mod names;
 mod pass;
 mod process;
+mod proxy;
+mod reach;
 mod redact;
 mod tally;
 pub mod trust;
+mod tunnel;
+mod usage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -36,13 +43,20 @@ use crate::state::State;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
-pub use tally::Traffic;
+pub use tally::{Counts, Host, Tokens, Traffic};
 
 /// How long a broker may take to say what it did. It only has to be scheduled.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The launcher's word for: say what you did, and end.
 const QUIT: &[u8] = b"q";
+
+/// How a message of its answer begins; one with nothing behind it is the last.
+const MORE: &[u8] = b"m";
+
+/// The largest head of a request or an answer, in bytes and in headers.
+const HEAD_SIZE: usize = 64 << 10;
+const HEADERS: usize = 128;
 
 /// What a broker is made of.
 #[derive(Debug, Clone)]
@@ -51,6 +65,15 @@ pub struct Setup<'a> {
     pub plan: &'a plan::broker::Broker,
     /// Where UIDs are leased.
     pub state: &'a State,
+    /// The credential, where one is brokered.
+    pub held: Option<Held<'a>>,
+    /// What whoever uses the broker as a proxy has to show.
+    pub pass: Arc<Secret>,
+}
+
+/// A credential that the broker holds.
+#[derive(Debug, Clone)]
+pub struct Held<'a> {
     /// What the upstream gets.
     pub credential: Arc<Secret>,
     /// What the agent has instead.
@@ -108,12 +131,14 @@ impl<'a> Broker<'a> {
 
     fn fork(&self, listener: OwnedFd) -> Result<Process, Error> {
         let failed = |errno| Error::new("start the broker", errno);
-        let Setup { plan, state, credential, phantom, .. } = &self.setup;
+        let Setup { plan, state, held, pass } = &self.setup;
         let lease = plan.uids.map(|range| Lease::take(state, range)).transpose()?;
         let (ours, theirs) = Channel::pair().map_err(failed)?;
         let launcher = getpid();
         lease.iter().for_each(Lease::use_it);
-        match Secret::fork_with([credential, phantom], || fork_into(CloneFlags::empty())).map_err(failed)? {
+        let held = held.iter().flat_map(|held| [&*held.credential, &*held.phantom]);
+        let secrets: Vec<&Secret> = held.chain([&**pass]).collect();
+        match Secret::fork_with(&secrets, || fork_into(CloneFlags::empty())).map_err(failed)? {
             Fork::Child => {
                 let ids = lease.as_ref().map(Lease::ids);
                 process::run(process::Charge { setup: self.setup.clone(), listener, channel: theirs, ids, launcher })
@@ -146,7 +171,7 @@ impl<'a> Broker<'a> {
         }
         let Some(process) = self.process.take() else { return Ok(Traffic::default()) };
         let _ = process.channel.send(QUIT, None);
-        let said = process.hear(PATIENCE).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let said = process.hear_out(PATIENCE).and_then(|bytes| serde_json::from_slice(&bytes).ok());
         said.ok_or_else(|| "the broker did not say what it did: it was ended, or stopped".to_owned())
     }
 }
@@ -161,6 +186,18 @@ impl Process {
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(_) => return None,
                 Ok(_) => return self.channel.receive().ok()?.map(|message| message.bytes),
+            }
+        }
+    }
+
+    /// What it says in one message after the other.
+    fn hear_out(&self, patience: Duration) -> Option<Vec<u8>> {
+        let mut all = Vec::new();
+        loop {
+            let message = self.hear(patience)?;
+            match message.strip_prefix(MORE)? {
+                [] => return Some(all),
+                part => all.extend_from_slice(part),
             }
         }
     }

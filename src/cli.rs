@@ -111,6 +111,10 @@ pub struct RunArgs {
     /// The network that the agent sees
     #[arg(long, value_enum, value_name = "MODE", help_heading = "What it may do", env = "OUBLIETTE_NETWORK")]
     pub network: Option<NetworkMode>,
+    /// With --network broker: let the agent reach this host, too (repeatable; `*.HOST` for all below it), where the policy has
+    /// `allow-more`; OUBLIETTE_ALLOW adds to it, with commas
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, help_heading = "What it may do")]
+    pub allow: Vec<String>,
     /// MCP servers for the agent: a file with an `mcpServers` object
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_MCP_CONFIG")]
     pub mcp_config: Option<PathBuf>,

@@ -8,9 +8,10 @@ use crate::broker::trust;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::mcp::Servers;
-use crate::plan::{Plan, Refusal, environ, layers};
+use crate::plan::{self, Plan, Refusal, egress, environ, layers};
 use crate::policy::agent::AgentSpec;
 use crate::policy::files::{self, Found, Library};
+use crate::policy::hosts::HostRule;
 use crate::policy::{NetworkMode, Policy};
 use crate::program::Program;
 use crate::request::{From, Level, Request, Setting};
@@ -61,7 +62,8 @@ impl Job {
         if level.value.kernel.execute.list().is_some() {
             host.agent_programs = executed(&agent.value, &level.value, &search_path);
         }
-        check_authorities(&mut request, &level.value)?;
+        check_authorities(&mut request, &level.value, &agent.value)?;
+        check_hosts(&mut request, &level.value)?;
         settle(&mut request, &level.value, &agent.name, &host);
         Ok(Job { request, level, agent, servers, host, probed })
     }
@@ -153,17 +155,37 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
 }
 
 /// The caller's own authorities are there, and mean something.
-fn check_authorities(request: &mut Request, policy: &Policy) -> Result<()> {
+fn check_authorities(request: &mut Request, policy: &Policy, agent: &AgentSpec) -> Result<()> {
     let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
     let Some(path) = &request.ca else { return Ok(()) };
-    if brokered {
+    if brokered && plan::broker::has_model(request, agent) {
         return trust::read(path).map(drop);
     }
     if drop_default(request, "ca") {
         return Ok(());
     }
-    Err(Error::new("use --ca", "no broker is asked for, and the agent's connections are its own")
-        .hint("leave it out, or use --network broker"))
+    Err(Error::new("use --ca", "no credential is brokered, and the agent's connections are its own")
+        .hint("leave it out, or use --network broker with a credential"))
+}
+
+/// The policy lets the caller add the hosts that he names. What is not named for this run is left out, which reaches less.
+fn check_hosts(request: &mut Request, policy: &Policy) -> Result<()> {
+    let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
+    let refused = |rule: &HostRule| match egress::addable(policy, rule) {
+        _ if !brokered => Some("no broker is asked for, and only that has a list of hosts"),
+        refused => refused.err(),
+    };
+    let flag = request.allow.iter().filter(|(_, from)| *from == From::Flag);
+    if let Some((rule, why)) = flag.filter_map(|(rule, _)| Some((rule, refused(rule)?))).next() {
+        let hint =
+            if brokered { "leave it out, or use another policy" } else { "leave it out, or use --network broker" };
+        return Err(Error::new(format!("use --allow {rule}"), why).hint(hint));
+    }
+    let dropped: Vec<String> =
+        request.allow.iter().filter(|(rule, _)| refused(rule).is_some()).map(|(rule, _)| rule.to_string()).collect();
+    request.allow.retain(|(rule, _)| !dropped.contains(&rule.to_string()));
+    request.sources.retain(|setting| setting.name != "allow" || !dropped.contains(&setting.value));
+    Ok(())
 }
 
 /// What the agent itself and the policy execute, with their loaders; what is not there is left out.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod egress;
 pub mod environ;
 pub mod explain;
 pub mod layers;
@@ -54,7 +55,7 @@ pub struct Plan {
     pub cgroup: Option<crate::host::Cgroups>,
     /// The network.
     pub network: NetworkMode,
-    /// What holds the credential outside of the cell, where that is the network.
+    /// What holds the credential outside of the cell and leads to the listed hosts, where that is the network.
     pub broker: Option<broker::Broker>,
     /// How the credential, or with a broker its phantom, is handed over.
     pub credential: Credential,
@@ -224,6 +225,8 @@ pub enum Text {
     Hidden(OsString),
     /// With `{home}`, `{tmp}`, `{work}` or `{settings}` to be filled in.
     Template(String),
+    /// With `{pass}`, the word that the broker wants of whoever uses it as a proxy.
+    Pass(String),
 }
 
 /// A run that this host cannot give the layers which the caller insists on.
@@ -256,7 +259,7 @@ impl Plan {
     /// # Errors
     /// A required layer that this host lacks.
     pub fn new(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Result<Plan, Box<Refusal>> {
-        let network = request.network.unwrap_or(policy.network.mode);
+        let network = broker::network(request, policy, agent);
         let decided = layers::decide(request, policy, agent, host, network);
         if decided.iter().any(|planned| matches!(planned.decision, Decision::Refuse { .. })) {
             return Err(Box::new(Refusal { layers: decided }));
@@ -267,7 +270,7 @@ impl Plan {
             agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, &left_out));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on);
-        let broker = broker::of(request, policy, agent, host, &on);
+        let broker = broker::of(request, policy, agent, host, &on, network);
         Ok(Plan {
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
@@ -435,7 +438,7 @@ impl Text {
         match self {
             Text::Plain(text) => text.to_string_lossy().into_owned(),
             Text::Hidden(_) => "(--setenv)".to_owned(),
-            Text::Template(text) => text.clone(),
+            Text::Template(text) | Text::Pass(text) => text.clone(),
         }
     }
 }

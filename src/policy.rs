@@ -6,16 +6,19 @@ pub mod agent;
 pub mod claude;
 pub mod deny;
 pub mod files;
+pub mod hosts;
 mod names;
 pub mod paths;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::layer::{Layer, Want};
 use deny::Class;
+use hosts::HostRule;
 use paths::HostPath;
 
 /// One level.
@@ -122,6 +125,21 @@ pub struct Network {
     pub udp: bool,
     /// How long the broker waits for an answer to begin, and for each further part of it.
     pub upstream_timeout: Time,
+    /// Hosts that the broker leads to beside the model's API.
+    pub allow: Vec<HostRule>,
+    /// Whether the caller may add to them.
+    pub allow_more: bool,
+    /// More such hosts, each with the address that it has: the only way to a private network or to this machine.
+    #[serde(deserialize_with = "hosts::pinned")]
+    pub allow_private: BTreeMap<HostRule, IpAddr>,
+    /// Connections of the cell to the broker at once; more wait.
+    pub connections: u32,
+    /// Bytes to and from these hosts in one run.
+    pub bytes: Bytes,
+    /// How long a connection to a host may take.
+    pub connect_timeout: Time,
+    /// How long a connection to one of these hosts may carry nothing.
+    pub idle_timeout: Time,
 }
 
 impl Default for Network {
@@ -132,6 +150,13 @@ impl Default for Network {
             bind: Ports::List(vec![]),
             udp: true,
             upstream_timeout: Time(Duration::from_secs(600)),
+            allow: Vec::new(),
+            allow_more: false,
+            allow_private: BTreeMap::new(),
+            connections: 64,
+            bytes: Bytes(16 << 30),
+            connect_timeout: Time(Duration::from_secs(10)),
+            idle_timeout: Time(Duration::from_secs(300)),
         }
     }
 }
@@ -144,7 +169,7 @@ pub enum NetworkMode {
     Host,
     /// A namespace with nothing but its own loopback
     None,
-    /// The same, and on that loopback a broker: it holds the credential, and reaches the model's API alone
+    /// The same, and on that loopback a broker: it holds the credential, and leads to the model's API and the listed hosts
     Broker,
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{Require, RunArgs};
 use crate::error::{Error, Result};
 use crate::policy::files::{self, ETC};
+use crate::policy::hosts::HostRule;
 use crate::policy::{NetworkMode, Time};
 use crate::secret::SecretSource;
 use crate::user::UserId;
@@ -39,6 +40,8 @@ pub struct Request {
     pub patch: Option<PathBuf>,
     /// The network, where the caller says it.
     pub network: Option<NetworkMode>,
+    /// Hosts beside those of the policy, and who named each.
+    pub allow: Vec<(HostRule, From)>,
     /// Layers without which the run is refused.
     pub require: Vec<Require>,
     /// The deadline, where the caller says it.
@@ -98,6 +101,8 @@ pub enum From {
     Subuid,
     /// Built in, or the policy's.
     Default,
+    /// The policy.
+    Policy,
 }
 
 impl From {
@@ -109,6 +114,7 @@ impl From {
             From::File => "config.toml",
             From::Subuid => "/etc/subuid",
             From::Default => "default",
+            From::Policy => "policy",
         }
     }
 }
@@ -174,6 +180,7 @@ pub struct Config {
     policy: Option<PathBuf>,
     agent: Option<String>,
     network: Option<NetworkMode>,
+    allow: Vec<String>,
     require: Vec<String>,
     timeout: Option<String>,
     grace: Option<String>,
@@ -294,6 +301,7 @@ impl Request {
         let upstream = merge.pick("upstream", args.upstream, config.upstream);
         let uid_range = merge.pick("uid-range", args.uid_range, config.uid_range);
         let require = requirements(args.require, &config.require, &mut merge.sources)?;
+        let allow = allowed(args.allow, config.allow, &mut merge.sources)?;
         let request = Request {
             user: UserId::new(&user)?,
             credential,
@@ -304,6 +312,7 @@ impl Request {
             export: args.export.map(as_export),
             patch: args.patch,
             network: merge.pick("network", args.network, config.network),
+            allow,
             require,
             timeout: timeout.as_deref().map(|text| merge.parsed("timeout", text)).transpose()?,
             grace: grace.as_deref().map(|text| merge.parsed("grace", text)).transpose()?,
@@ -425,7 +434,6 @@ const REQUIRE: &str = "OUBLIETTE_REQUIRE";
 
 /// What the flags, the variable and the file insist on adds up: none of them takes back what another asks for.
 fn requirements(flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
-    let variable = std::env::var_os(REQUIRE).unwrap_or_default().to_string_lossy().into_owned();
     let named = |from: From, names: Vec<String>, object: String| {
         let parse = move |name: String| {
             let require = crate::cli::parse_require(&name);
@@ -433,14 +441,35 @@ fn requirements(flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>
         };
         names.into_iter().map(parse).collect::<Result<Vec<_>>>()
     };
-    let words = variable.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect();
     let mut all: Vec<(Require, From)> = flags.into_iter().map(|require| (require, From::Flag)).collect();
-    all.extend(named(From::Variable, words, format!("use {REQUIRE}"))?);
+    all.extend(named(From::Variable, words_of(REQUIRE), format!("use {REQUIRE}"))?);
     all.extend(named(From::File, file.to_vec(), format!("use `require` of {ETC}/config.toml"))?);
     let setting =
         |(require, from): &(Require, From)| Setting { name: "require", value: require.name().to_owned(), from: *from };
     sources.extend(all.iter().map(setting));
     Ok(all.into_iter().map(|(require, _)| require).collect())
+}
+
+/// The words of a variable, between commas.
+fn words_of(variable: &str) -> Vec<String> {
+    let text = std::env::var_os(variable).unwrap_or_default().to_string_lossy().into_owned();
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Hosts from the flags, the variable and the file add up.
+fn allowed(flags: Vec<String>, file: Vec<String>, sources: &mut Vec<Setting>) -> Result<Vec<(HostRule, From)>> {
+    let named = [(From::Flag, flags), (From::Variable, words_of("OUBLIETTE_ALLOW")), (From::File, file)];
+    let mut all: Vec<(HostRule, From)> = Vec::new();
+    for (from, texts) in named {
+        for text in texts {
+            let rule: HostRule = parsed("allow", &text, from)?;
+            if all.iter().all(|(known, _)| *known != rule) {
+                sources.push(Setting { name: "allow", value: rule.to_string(), from });
+                all.push((rule, from));
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
@@ -465,7 +494,7 @@ fn parsed<T: std::str::FromStr<Err = String>>(name: &str, text: &str, from: From
             (format!("OUBLIETTE_{}", name.replace('-', "_").to_uppercase()), "correct or unset the variable")
         }
         From::File => (format!("`{name}` of {ETC}/config.toml"), "correct the file"),
-        From::Flag | From::Subuid | From::Default => (format!("--{name}"), "see `oubliette run --help`"),
+        From::Flag | From::Subuid | From::Default | From::Policy => (format!("--{name}"), "see `oubliette run --help`"),
     };
     text.parse().map_err(|error: String| Error::new(format!("use {object}"), error).hint(hint))
 }

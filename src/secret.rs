@@ -171,7 +171,7 @@ impl Secret {
     ///
     /// # Errors
     /// The errno of madvise(2) or of the fork.
-    pub fn fork_with(all: [&Secret; 2], fork: impl FnOnce() -> Result<Fork, Errno>) -> Result<Fork, Errno> {
+    pub fn fork_with(all: &[&Secret], fork: impl FnOnce() -> Result<Fork, Errno>) -> Result<Fork, Errno> {
         let inherit = |wanted| all.iter().try_for_each(|secret| secret.vault.inherit(wanted));
         let side = inherit(true).and_then(|()| fork())?;
         if let Fork::Child = side {

@@ -139,7 +139,7 @@ fn rules(plan: &Plan, policy: &Policy, host: &Host, allowed: &BTreeSet<PathBuf>)
 fn texts(plan: &Plan) {
     let sound = |text: &Text| match text {
         Text::Plain(text) | Text::Hidden(text) => !text.as_encoded_bytes().contains(&0),
-        Text::Template(text) => !text.contains('\0'),
+        Text::Template(text) | Text::Pass(text) => !text.contains('\0'),
     };
     assert!(plan.arguments.iter().all(sound), "{:?}", plan.arguments);
     for (name, value) in &plan.environment {

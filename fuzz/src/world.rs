@@ -98,10 +98,12 @@ fn ranges(choice: usize, request: &Request) -> Ranges {
 pub fn requests() -> &'static [Request] {
     static ALL: OnceLock<Vec<Request>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let lines: [&[&str]; 8] = [
+        let lines: [&[&str]; 10] = [
             &[],
             &["--network", "none"],
             &["--network", "host", "--credential-fd", "5"],
+            &["--network", "broker", "--credential-fd", "5"],
+            &["--network", "broker", "--allow", "*.example", "--allow", "git.example:8443"],
             &["--require", "all"],
             &["--require", "pid", "--network", "none"],
             &["--workspace", "user", "--uid-range", "40000-40099"],

@@ -11,8 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::reach::{Budget, pass};
 use super::redact::Redactor;
-use super::tally::{Direction, Tally};
+use super::tally::{Counters, Direction};
+use super::usage::Reader;
 
 /// The largest body of a request.
 pub const LARGEST: u64 = 1 << 30;
@@ -20,32 +22,57 @@ pub const LARGEST: u64 = 1 << 30;
 /// Why a body broke off.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 
+/// What counts and bounds a body.
+pub struct Part {
+    /// The host's counters.
+    pub counters: Arc<Counters>,
+    /// How long nothing may come.
+    pub timeout: Duration,
+    /// How many bytes may pass, where they are counted for the whole run.
+    pub budget: Option<Arc<Budget>>,
+}
+
 /// A body that passes.
 pub struct Passing {
     inner: Incoming,
     direction: Direction,
-    tally: Arc<Tally>,
+    part: Part,
     redactor: Option<Redactor>,
-    timeout: Duration,
+    reader: Option<Reader>,
     stalled: Pin<Box<Sleep>>,
 }
 
 impl Passing {
     /// A request's.
-    pub fn up(inner: Incoming, tally: Arc<Tally>, timeout: Duration) -> Passing {
-        Passing { inner, direction: Direction::Up, tally, redactor: None, timeout, stalled: Box::pin(sleep(timeout)) }
+    pub fn up(inner: Incoming, part: Part) -> Passing {
+        let stalled = Box::pin(sleep(part.timeout));
+        Passing { inner, direction: Direction::Up, part, redactor: None, reader: None, stalled }
     }
 
-    /// An answer's, in which the credential is covered.
-    pub fn down(inner: Incoming, tally: Arc<Tally>, timeout: Duration, redactor: Redactor) -> Passing {
-        let stalled = Box::pin(sleep(timeout));
-        Passing { inner, direction: Direction::Down, tally, redactor: Some(redactor), timeout, stalled }
+    /// An answer's, in which the credential is covered and tokens are counted, where that is wanted.
+    pub fn down(inner: Incoming, part: Part, redactor: Option<Redactor>, reader: Option<Reader>) -> Passing {
+        let stalled = Box::pin(sleep(part.timeout));
+        Passing { inner, direction: Direction::Down, part, redactor, reader, stalled }
+    }
+
+    /// Counts what passes.
+    fn count(&mut self, bytes: &Bytes) -> Result<(), &'static str> {
+        if let Some(reader) = &mut self.reader {
+            reader.read(bytes);
+        }
+        match &self.part.budget {
+            Some(budget) => pass(budget, &self.part.counters, self.direction, bytes.len() as u64),
+            None => {
+                self.part.counters.passed(self.direction, bytes.len() as u64);
+                Ok(())
+            }
+        }
     }
 
     fn broken(&self, why: impl Into<Broken>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         // A request that breaks off has no answer, which is counted where that is missed.
         if self.direction == Direction::Down {
-            self.tally.failed();
+            self.part.counters.failed();
         }
         Poll::Ready(Some(Err(why.into())))
     }
@@ -61,7 +88,7 @@ impl Body for Passing {
                 ready!(self.stalled.as_mut().poll(cx));
                 return self.broken("nothing came for too long");
             };
-            let until = Instant::now() + self.timeout;
+            let until = Instant::now() + self.part.timeout;
             self.stalled.as_mut().reset(until);
             let part = match next {
                 None => match self.redactor.as_mut().and_then(Redactor::end) {
@@ -73,7 +100,9 @@ impl Body for Passing {
                 Some(Ok(frame)) => match frame.into_data() {
                     Err(_) => continue,
                     Ok(part) => {
-                        self.tally.passed(self.direction, part.len() as u64);
+                        if let Err(spent) = self.count(&part) {
+                            return self.broken(spent);
+                        }
                         match &mut self.redactor {
                             Some(redactor) => redactor.pass(part),
                             None => part,

@@ -40,7 +40,7 @@ const fn refuse(status: StatusCode, message: &'static str) -> Result<(), Refusal
 }
 
 /// Methods that are sent on. CONNECT would make a tunnel, TRACE would send the credential back.
-const METHODS: [Method; 7] =
+pub const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 impl Gate {
@@ -60,7 +60,7 @@ impl Gate {
             return refuse(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "the broker speaks HTTP/1.1");
         }
         if head.uri.scheme().is_some() || head.uri.authority().is_some() {
-            return refuse(StatusCode::MISDIRECTED_REQUEST, "the broker is no proxy: it has one upstream");
+            return refuse(StatusCode::MISDIRECTED_REQUEST, "the broker is no proxy here: no host is on the list");
         }
         if !head.uri.path().starts_with('/') || climbs(head.uri.path()) {
             return refuse(StatusCode::BAD_REQUEST, "the path of the request is none, or climbs");
@@ -90,7 +90,7 @@ impl Gate {
 
 /// How long the body is, told in one way. A body in chunks is not taken: the library has by now dropped a length that
 /// stood beside it, and which of the two counts is what smuggling is about.
-fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         return refuse(StatusCode::LENGTH_REQUIRED, "the broker takes bodies by content-length only");
     }
@@ -114,14 +114,14 @@ fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The header, where it is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+pub fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
 /// Whether a path has a part that stands for the same or the higher directory, as any server may read it: the upstream
 /// may be a path of a host.
-fn climbs(path: &str) -> bool {
+pub fn climbs(path: &str) -> bool {
     let plain =
         path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
     plain.split('/').any(|part| part == "." || part == "..")

@@ -16,10 +16,12 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 
-use super::body::Passing;
+use super::body::{Part, Passing};
 use super::gate::{Gate, Refusal};
+use super::names::Names;
 use super::redact::{Redactor, contains};
 use super::tally::Tally;
+use super::usage::Reader;
 use crate::plan::broker::Target;
 use crate::secret::Secret;
 
@@ -67,7 +69,7 @@ pub struct Path {
     /// The same alone, to be found in answers.
     pub credential: Arc<Secret>,
     /// Connections to there.
-    pub client: Client<HttpsConnector<HttpConnector>, Passing>,
+    pub client: Client<HttpsConnector<HttpConnector<Names>>, Passing>,
     /// How long an answer may take to begin and to go on.
     pub timeout: Duration,
     /// What happened.
@@ -89,29 +91,29 @@ impl Path {
     pub async fn answer(self: Arc<Path>, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let (head, body) = request.into_parts();
         if let Err(refusal) = self.gate.admit(&head) {
-            self.tally.refused();
+            self.tally.model.refused();
             return Ok(refused(refusal));
         }
         Ok(self.send(head, body).await.unwrap_or_else(|lost| {
-            self.tally.failed();
+            self.tally.model.failed();
             self.lost(&lost)
         }))
     }
 
     async fn send(&self, head: Parts, body: Incoming) -> Result<Answer, Lost> {
         let started = Instant::now();
-        let body = Passing::up(body, self.tally.clone(), self.timeout);
+        let body = Passing::up(body, self.part());
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = self.uri(&head.uri).ok_or_else(|| Lost::Unreachable("its URL cannot be made".into()))?;
         *request.headers_mut() = self.headers(head.headers);
-        self.tally.sent();
+        self.tally.model.sent();
         let answer = match tokio::time::timeout(self.timeout, self.client.request(request)).await {
             Err(_) => return Err(Lost::Late),
             Ok(Err(error)) => return Err(Lost::Unreachable(innermost(&error))),
             Ok(Ok(answer)) => answer,
         };
-        self.tally.answered(started.elapsed());
+        self.tally.model.answered(started.elapsed());
         let (mut head, body) = answer.into_parts();
         let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
         // Not asked for, and the credential could not be found in it.
@@ -122,15 +124,16 @@ impl Path {
         let telling: Vec<HeaderName> =
             head.headers.iter().filter(|(_, value)| self.tells(value)).map(|(name, _)| name.clone()).collect();
         telling.iter().for_each(|name| drop(head.headers.remove(name)));
-        let mut answer = Response::new(Either::Left(Passing::down(
-            body,
-            self.tally.clone(),
-            self.timeout,
-            Redactor::new(self.credential.clone()),
-        )));
+        let reader = Reader::new(&head.headers, &self.tally);
+        let redactor = Some(Redactor::new(self.credential.clone()));
+        let mut answer = passing(Passing::down(body, self.part(), redactor, reader));
         *answer.status_mut() = head.status;
         *answer.headers_mut() = head.headers;
         Ok(answer)
+    }
+
+    fn part(&self) -> Part {
+        Part { counters: self.tally.model.clone(), timeout: self.timeout, budget: None }
     }
 
     fn tells(&self, value: &HeaderValue) -> bool {
@@ -169,7 +172,7 @@ impl Path {
     }
 }
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
+pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -201,8 +204,13 @@ fn refused(refusal: Refusal) -> Answer {
     answer
 }
 
+/// An answer whose body passes.
+pub fn passing(body: Passing) -> Answer {
+    Response::new(Either::Left(body))
+}
+
 /// An error in the form of the Messages API, which other APIs' clients read as well.
-fn own(status: StatusCode, kind: &str, message: &str) -> Answer {
+pub fn own(status: StatusCode, kind: &str, message: &str) -> Answer {
     let text = serde_json::json!({"type": "error", "error": {"type": kind, "message": message}}).to_string();
     let mut answer = Response::new(Either::Right(Full::new(Bytes::from(text))));
     *answer.status_mut() = status;

@@ -1,15 +1,17 @@
 //! The broker's own process: confined first, then it serves until the launcher wants it to end.
 #![forbid(unsafe_code)]
 
-use std::net::TcpListener;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method, Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,32 +19,26 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, setsid};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
+use super::body::Passing;
 use super::gate::Gate;
-use super::pass::Path;
+use super::names::Names;
+use super::pass::{Answer, Path, own};
+use super::proxy::{Pass, Proxy};
+use super::reach::{Budget, Reach};
 use super::tally::Tally;
-use super::{QUIT, Setup, trust};
+use super::{HEAD_SIZE, HEADERS, Held, MORE, QUIT, Setup, trust};
 use crate::confine::ids::{Ids, become_run};
 use crate::confine::{Places, capabilities, landlock, seccomp};
-use crate::plan;
+use crate::plan::broker::Model;
 use crate::sys;
-use crate::sys::channel::Channel;
+use crate::sys::channel::{Channel, MAX};
 use crate::sys::process::exit_now;
-
-/// Connections of the agent's at once; more wait. A model's agents have a handful.
-const CONNECTIONS: usize = 64;
 
 /// How long a connection may take to send the head of a request, or be idle.
 const HEAD: Duration = Duration::from_secs(15);
-
-/// The largest head of a request or an answer, in bytes and in headers.
-const HEAD_SIZE: usize = 64 << 10;
-const HEADERS: usize = 128;
-
-/// How long a TCP connection to upstream may take.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a connection to upstream is kept for the next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -67,20 +63,28 @@ pub fn run(charge: Charge<'_>) -> ! {
     // A task that panics would be dropped alone, and the others go on; the message could hold anything.
     std::panic::set_hook(Box::new(|_| std::process::abort()));
     let channel = charge.channel.try_clone();
-    let done = enter(&charge).and_then(|roots| serve(charge, roots));
+    let done = enter(&charge).and_then(|read| serve(charge, read));
     if let (Err(why), Ok(channel)) = (&done, channel) {
         let _ = channel.send(format!("F{why}").as_bytes(), None);
     }
     exit_now(i32::from(done.is_err()) * 125)
 }
 
+/// What the process has read of the host's files, which it cannot open any more.
+struct Read {
+    roots: RootCertStore,
+    names: Names,
+}
+
 /// Takes leave of the launcher: its descriptors, its session, its rights.
-fn enter(charge: &Charge<'_>) -> Result<RootCertStore, String> {
+fn enter(charge: &Charge<'_>) -> Result<Read, String> {
     let Charge { setup: Setup { plan, .. }, listener, channel, ids, launcher } = charge;
     let failed = |what: &'static str| move |errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
     setsid().map_err(failed("leave the launcher's session"))?;
     sys::fds::keep_only(&[listener.as_fd(), channel.as_fd()]).map_err(failed("close the launcher's descriptors"))?;
-    let roots = plan.authorities.as_deref().map(trust::read).transpose().map_err(|error| error.to_string())?;
+    let authorities = plan.model.as_ref().and_then(|model| model.authorities.as_deref());
+    let roots = authorities.map(trust::read).transpose().map_err(|error| error.to_string())?;
+    let names = Names::read()?;
     capabilities::drop_bounding().map_err(failed("empty the broker's capability bounding set"))?;
     if let Some(ids) = ids {
         become_run(*ids).map_err(failed("give the broker a UID of its own"))?;
@@ -99,24 +103,30 @@ fn enter(charge: &Charge<'_>) -> Result<RootCertStore, String> {
     if let Some(filter) = &plan.filter {
         sys::seccomp::load(&seccomp::compile(filter)).map_err(failed("load the broker's seccomp filter"))?;
     }
-    Ok(roots.unwrap_or_else(RootCertStore::empty))
+    Ok(Read { roots: roots.unwrap_or_else(RootCertStore::empty), names })
 }
 
-fn serve(charge: Charge<'_>, roots: RootCertStore) -> Result<(), String> {
-    let path = Arc::new(path(&charge.setup, roots)?);
+fn serve(charge: Charge<'_>, read: Read) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot serve the cell: {error}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let tally = path.tally.clone();
-    let Charge { listener, channel, .. } = charge;
+    let Charge { setup, listener, channel, .. } = charge;
+    let tally = Arc::new(Tally::default());
+    let counted = tally.clone();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(TcpListener::from(listener)).map_err(failed)?;
-        tokio::spawn(accept(listener, path));
+        let service = service(&setup, read, tally, listener.local_addr().map_err(failed)?)?;
+        tokio::spawn(accept(listener, Arc::new(service), setup.plan.connections));
         wait_for_the_launcher(&channel).await.map_err(failed)?;
-        let said = serde_json::to_vec(&tally.traffic()).unwrap_or_default();
         // A launcher that is gone asks nothing.
-        let _ = channel.send(&said, None);
+        let _ = say(&channel, &serde_json::to_vec(&counted.traffic()).unwrap_or_default());
         Ok(())
     })
+}
+
+/// In as many messages as it takes, and an empty one.
+fn say(channel: &Channel, text: &[u8]) -> Result<(), nix::errno::Errno> {
+    text.chunks(MAX - 1).try_for_each(|part| channel.send(&[MORE, part].concat(), None))?;
+    channel.send(MORE, None)
 }
 
 /// Until it asks for the end, or is gone.
@@ -131,8 +141,8 @@ async fn wait_for_the_launcher(channel: &Channel) -> std::io::Result<()> {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, path: Arc<Path>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, connections: u32) {
+    let places = Arc::new(Semaphore::new(connections as usize));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -146,51 +156,104 @@ async fn accept(listener: tokio::net::TcpListener, path: Arc<Path>) {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let path = path.clone();
-        let connection =
-            http.serve_connection(TokioIo::new(stream), service_fn(move |request| path.clone().answer(request)));
-        tokio::spawn(async move {
-            // The agent's end of a connection is the agent's business.
-            let _ = connection.await;
-            drop(place);
-        });
+        // A tunnel has its place to its end.
+        let (service, place) = (service.clone(), Arc::new(place));
+        let answer = service_fn(move |request| service.clone().answer(request, place.clone()));
+        let connection = http.serve_connection(TokioIo::new(stream), answer).with_upgrades();
+        // The agent's end of a connection is the agent's business.
+        tokio::spawn(connection);
     }
 }
 
-fn path(setup: &Setup<'_>, roots: RootCertStore) -> Result<Path, String> {
-    let Setup { plan, credential, phantom, way, .. } = setup;
+/// All that a broker answers.
+struct Service {
+    model: Option<Arc<Path>>,
+    proxy: Option<Arc<Proxy>>,
+    tally: Arc<Tally>,
+}
+
+impl Service {
+    /// # Errors
+    /// None: a request that cannot be answered gets an error in the API's own form.
+    async fn answer(
+        self: Arc<Service>,
+        request: Request<Incoming>,
+        place: Arc<OwnedSemaphorePermit>,
+    ) -> Result<Answer, Infallible> {
+        // What names a host of its own is for a proxy. The broker's own address is no host's name.
+        let elsewhere = request.method() == Method::CONNECT || request.uri().authority().is_some();
+        Ok(match (&self.proxy, &self.model) {
+            (Some(proxy), _) if elsewhere => proxy.clone().answer(request, place).await,
+            (_, Some(model)) => return model.clone().answer(request).await,
+            (_, None) => {
+                self.tally.model.refused();
+                own(StatusCode::NOT_FOUND, "not_found_error", "no credential is brokered for this cell")
+            }
+        })
+    }
+}
+
+fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAddr) -> Result<Service, String> {
+    let Setup { plan, held, pass, .. } = setup;
+    let Read { roots, names } = read;
+    let reach = (!plan.egress.hosts.is_empty()).then(|| Reach {
+        egress: plan.egress.clone(),
+        names: names.clone(),
+        patience: plan.connect_timeout,
+        listener,
+        budget: Arc::new(Budget::new(plan.egress.bytes.0)),
+        tally: tally.clone(),
+    });
+    let proxy = reach.map(|reach| Arc::new(Proxy { reach, pass: Pass::new(pass) }));
+    let model = match (&plan.model, held) {
+        (Some(model), Some(held)) => {
+            let client = client(roots, names, plan.connect_timeout)?;
+            Some(Arc::new(path(model, held, client, &tally, listener)?))
+        }
+        _ => None,
+    };
+    Ok(Service { model, proxy, tally })
+}
+
+fn path(
+    model: &Model,
+    held: &Held<'_>,
+    client: Client<HttpsConnector<HttpConnector<Names>>, Passing>,
+    tally: &Arc<Tally>,
+    listener: SocketAddr,
+) -> Result<Path, String> {
+    let Held { credential, phantom, way } = held;
     let header = way.header.as_ref().ok_or("the agent's file names no header")?.get().clone();
     let scheme = if way.scheme.is_empty() { String::new() } else { format!("{} ", way.scheme) };
     let mut value = HeaderValue::from_bytes(&[scheme.as_bytes(), credential.expose()].concat())
         .map_err(|_| "the credential cannot stand in a header")?;
     value.set_sensitive(true);
-    let authority = format!("127.0.0.1:{}", plan::broker::PORT);
     Ok(Path {
-        gate: Gate { authority, header, scheme, phantom: phantom.clone() },
-        target: plan.upstream.target()?,
+        gate: Gate { authority: listener.to_string(), header, scheme, phantom: phantom.clone() },
+        target: model.upstream.target()?,
         value,
         credential: credential.clone(),
-        client: client(roots)?,
-        timeout: plan.timeout,
-        tally: Arc::new(Tally::default()),
+        client,
+        timeout: model.timeout,
+        tally: tally.clone(),
     })
 }
 
-fn client<B>(roots: RootCertStore) -> Result<Client<hyper_rustls::HttpsConnector<HttpConnector>, B>, String>
-where
-    B: http_body::Body + Send,
-    B::Data: Send,
-{
+fn client(
+    roots: RootCertStore,
+    names: Names,
+    patience: Duration,
+) -> Result<Client<HttpsConnector<HttpConnector<Names>>, Passing>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("cannot set TLS up: {error}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let mut tcp = HttpConnector::new();
+    let mut tcp = HttpConnector::new_with_resolver(names);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(Some(patience));
     // http is planned for the loopback only (see `Upstream::target`).
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
     let mut builder = Client::builder(TokioExecutor::new());

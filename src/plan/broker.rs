@@ -1,5 +1,5 @@
-//! What a broker does for a cell, or why there can be none: it holds the credential outside of the cell, and the agent
-//! has a phantom.
+//! What a broker does for a cell, or why there can be none: it holds the credential outside of the cell, where the agent
+//! has a phantom, and leads to the hosts of a list.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::egress::{self, Egress};
 use super::layers::On;
 use super::rules::{self, Filter, Landlock};
 use crate::host::{Host, Lack};
@@ -24,9 +25,29 @@ pub const PORT: u16 = 20_080;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Broker {
-    /// The base URL that the agent gets.
+    /// Where it listens: the base URL and the proxy that the agent gets.
     pub url: String,
-    /// Where its requests go.
+    /// The model's API, where the agent's requests to that are brokered.
+    pub model: Option<Model>,
+    /// What else it leads to.
+    pub egress: Egress,
+    /// Connections of the cell at once; more wait.
+    pub connections: u32,
+    /// How long a connection to a host may take.
+    pub connect_timeout: Duration,
+    /// The broker's own UID, where runs have one.
+    pub uids: Option<UidRange>,
+    /// The broker's own Landlock domain.
+    pub landlock: Option<Landlock>,
+    /// The broker's own seccomp filter.
+    pub filter: Option<Filter>,
+}
+
+/// The model's API.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Model {
+    /// Where the agent's requests go.
     pub upstream: Upstream,
     /// How the agent may send its credential; the one that fits is known when the credential is read.
     pub ways: Vec<Way>,
@@ -34,12 +55,6 @@ pub struct Broker {
     pub authorities: Option<PathBuf>,
     /// How long it waits for an answer to begin, and for each further part of it.
     pub timeout: Duration,
-    /// The broker's own UID, where runs have one.
-    pub uids: Option<UidRange>,
-    /// The broker's own Landlock domain.
-    pub landlock: Option<Landlock>,
-    /// The broker's own seccomp filter.
-    pub filter: Option<Filter>,
 }
 
 /// The parts of an upstream's URL.
@@ -53,21 +68,56 @@ pub struct Target {
     pub prefix: String,
 }
 
-/// The broker of a plan, where the mode asks for one and the layer that it needs is in force.
-pub fn of(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, on: &On) -> Option<Broker> {
-    if request.network.unwrap_or(policy.network.mode) != NetworkMode::Broker {
+/// The network of a run. A broker that has no credential to hold and no host to lead to is none.
+pub fn network(request: &Request, policy: &Policy, agent: &AgentSpec) -> NetworkMode {
+    match request.network.unwrap_or(policy.network.mode) {
+        NetworkMode::Broker if !has_model(request, agent) && egress::of(request, policy).hosts.is_empty() => {
+            NetworkMode::None
+        }
+        mode => mode,
+    }
+}
+
+/// Whether requests to a model's API are to be brokered. A credential never goes into a cell with a broker, so that one
+/// which cannot be brokered is a refusal (see [`lack`]), and a program without one has the list alone.
+pub fn has_model(request: &Request, agent: &AgentSpec) -> bool {
+    request.credential.is_some() || request.upstream.is_some() || agent.credential.required
+}
+
+/// The broker of a plan, where the network is one.
+pub fn of(
+    request: &Request,
+    policy: &Policy,
+    agent: &AgentSpec,
+    host: &Host,
+    on: &On,
+    network: NetworkMode,
+) -> Option<Broker> {
+    if network != NetworkMode::Broker {
         return None;
     }
-    let upstream = upstream(request, agent)?.clone();
+    let model = has_model(request, agent).then(|| model(request, policy, agent, host)).flatten();
+    let egress = egress::of(request, policy);
     let own_uid = on.has(Layer::Uid).then(|| request.uid_range.unwrap_or(on.uid_range));
+    let ports = model.iter().map(|model| model.upstream.port).chain(egress.hosts.iter().map(|listed| listed.rule.port));
     Some(Broker {
         url: format!("http://127.0.0.1:{PORT}"),
+        connections: policy.network.connections,
+        connect_timeout: policy.network.connect_timeout.0,
+        uids: own_uid,
+        landlock: rules::brokers_landlock(host, on, ports),
+        filter: on.has(Layer::Seccomp).then_some(rules::BROKERS_FILTER),
+        model,
+        egress,
+    })
+}
+
+fn model(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Option<Model> {
+    let upstream = upstream(request, agent)?.clone();
+    Some(Model {
         ways: agent.credential.way.clone(),
         authorities: host.authorities.get().ok().filter(|_| upstream.is_tls()).cloned(),
         timeout: policy.network.upstream_timeout.0,
-        uids: own_uid,
-        landlock: rules::brokers_landlock(host, on, upstream.port),
-        filter: on.has(Layer::Seccomp).then_some(rules::BROKERS_FILTER),
         upstream,
     })
 }
@@ -75,10 +125,15 @@ pub fn of(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, on
 /// Why this agent cannot have a broker, whatever the host.
 pub fn lack(request: &Request, agent: &AgentSpec, host: &Host) -> Option<Lack> {
     let title = &agent.title;
+    if !has_model(request, agent) {
+        return None;
+    }
     if agent.environment.base_url.is_none() {
         return Some(Lack::new(
-            format!("{title} has no variable for a base URL, so that nothing leads it to the broker"),
-            "name the agent with --agent, or use --network host or none",
+            format!(
+                "{title} has no variable for a base URL, so that nothing leads it to the broker with its credential"
+            ),
+            "name the agent with --agent, leave the credential out, or use --network host or none",
         ));
     }
     if agent.credential.way.is_empty() || agent.credential.way.iter().any(|way| way.header.is_none()) {

@@ -104,12 +104,30 @@ pub fn variables(
     for (name, value) in &agent.environment.set {
         set(name, Text::Template(value.clone()));
     }
-    let base_url = broker.map(|broker| &broker.url).or(request.upstream.as_ref().map(|upstream| &upstream.url));
+    let brokered = broker.filter(|broker| broker.model.is_some()).map(|broker| &broker.url);
+    let base_url = brokered.or(request.upstream.as_ref().map(|upstream| &upstream.url));
     if let (Some(name), Some(url)) = (&agent.environment.base_url, base_url) {
         set(name, Text::plain(url));
     }
+    broker.into_iter().for_each(|broker| proxy(broker, &mut set));
     all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::Hidden(value.clone()))));
     all.into_iter().collect()
+}
+
+/// What leads clients to the broker for the listed hosts, and not for the cell's own loopback, where the base URL is.
+/// HTTP_PROXY would send them there for hosts that it does not reach in plain HTTP.
+fn proxy(broker: &Broker, set: &mut impl FnMut(&str, Text) -> Option<Text>) {
+    let url = broker.url.replacen("://", "://cell:{pass}@", 1);
+    let wanted = [
+        (broker.egress.any_tunnel(), ["HTTPS_PROXY", "https_proxy"]),
+        (broker.egress.any_plain(), ["HTTP_PROXY", "http_proxy"]),
+    ];
+    for (_, names) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+        names.into_iter().for_each(|name| drop(set(name, Text::Pass(url.clone()))));
+    }
+    if !broker.egress.hosts.is_empty() {
+        ["NO_PROXY", "no_proxy"].into_iter().for_each(|name| drop(set(name, Text::plain("127.0.0.1,localhost,::1"))));
+    }
 }
 
 fn search_path(host: &Host) -> Text {

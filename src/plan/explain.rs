@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 
-use super::broker::Broker;
+use super::broker::{Broker, Model};
+use super::egress::Listed;
 use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::{Kind, groups};
 use crate::job::Job;
@@ -17,7 +18,7 @@ pub fn text(job: &Job, plan: &Plan) -> String {
     section(&mut out, "layers", &layers(&plan.layers));
     section(&mut out, "denied", &classes(&plan.classes));
     section(&mut out, "files", &files(plan));
-    section(&mut out, "network", &network(plan));
+    section(&mut out, "network", &network(job, plan));
     section(&mut out, "process", &process(plan));
     section(
         &mut out,
@@ -105,7 +106,7 @@ fn files(plan: &Plan) -> Vec<String> {
     lines
 }
 
-fn network(plan: &Plan) -> Vec<String> {
+fn network(job: &Job, plan: &Plan) -> Vec<String> {
     let mut lines = vec![match plan.network {
         NetworkMode::Host => "the host's".to_owned(),
         NetworkMode::Broker => "none but a loopback of the cell's own, and on it the broker".into(),
@@ -115,6 +116,10 @@ fn network(plan: &Plan) -> Vec<String> {
         }
         NetworkMode::None => "the host's, though none was asked for: neither net nor seccomp is in force".into(),
     }];
+    let asked = job.request.network.unwrap_or(job.level.value.network.mode);
+    if (asked, plan.network) == (NetworkMode::Broker, NetworkMode::None) {
+        lines.push("no broker: there is no credential for it to hold, and no host on the list".into());
+    }
     lines.extend(plan.broker.iter().flat_map(broker));
     if let Some(landlock) = &plan.landlock {
         let ports = |ports: &[u16]| {
@@ -134,22 +139,45 @@ fn network(plan: &Plan) -> Vec<String> {
     lines
 }
 
-/// Where requests go, and what becomes of the phantom on the way.
-fn broker(broker: &Broker) -> [String; 3] {
-    let vouched = match &broker.authorities {
+/// Where requests go, what becomes of the phantom on the way, and what else is reached.
+fn broker(broker: &Broker) -> Vec<String> {
+    let holds = if broker.model.is_some() { " that holds the credential" } else { "" };
+    let mut lines = vec![format!("broker    {}, a process of its own{holds}", broker.url)];
+    lines.extend(broker.model.iter().flat_map(model));
+    lines.extend(broker.egress.hosts.iter().map(listed));
+    lines.push(if broker.egress.hosts.is_empty() {
+        "hosts     no other one".to_owned()
+    } else {
+        let idle = crate::policy::Time(broker.egress.idle_timeout);
+        format!(
+            "bounds    {} connections at once, {} in all, {idle} without a byte",
+            broker.connections, broker.egress.bytes
+        )
+    });
+    lines
+}
+
+fn model(model: &Model) -> [String; 2] {
+    let vouched = match &model.authorities {
         Some(file) => format!("vouched for by {}", file.display()),
         None => "in the clear, on this machine's loopback".to_owned(),
     };
-    let headers = broker.ways.iter().filter_map(|way| {
+    let headers = model.ways.iter().filter_map(|way| {
         let shown = way.shown()?;
         Some(if way.prefix.is_empty() { shown } else { format!("{shown} (where it begins with {})", way.prefix) })
     });
     let headers: Vec<String> = headers.collect();
     [
-        format!("broker    {}, a process of its own that holds the credential", broker.url),
-        format!("upstream  {}, {vouched}", broker.upstream.url),
+        format!("upstream  {}, {vouched}", model.upstream.url),
         format!("header    {}: the phantom in it becomes the credential", headers.join(", else ")),
     ]
+}
+
+/// A host of the list and who named it.
+fn listed(listed: &Listed) -> String {
+    let how = if listed.rule.plain { "" } else { ", by TLS" };
+    let at = listed.address.map(|address| format!(" at {address}")).unwrap_or_default();
+    format!("host      {}{at}{how} ({})", listed.rule, listed.from.name())
 }
 
 fn process(plan: &Plan) -> Vec<String> {
@@ -168,7 +196,11 @@ fn process(plan: &Plan) -> Vec<String> {
         }
         Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
     };
-    let phantom = if plan.broker.is_some() { "with the broker; the agent holds a phantom: " } else { "" };
+    let phantom = if plan.broker.as_ref().is_some_and(|broker| broker.model.is_some()) {
+        "with the broker; the agent holds a phantom: "
+    } else {
+        ""
+    };
     let mut lines = vec![
         format!("program     {}", plan.program.display()),
         format!("arguments   {}", arguments.join(" ").escape_debug()),

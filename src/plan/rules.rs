@@ -147,30 +147,21 @@ pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On) -> Opt
     })
 }
 
-/// What a broker may read: how names are resolved.
-const BROKERS_FILES: [&str; 8] = [
-    "/etc",
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/run/systemd/resolve",
-    "/run/resolvconf",
-    "/run/NetworkManager",
-];
-
-/// The ports of a broker: the upstream's, and that of DNS for long answers.
+/// The port of DNS, for long answers.
 const DNS: u16 = 53;
 
-/// The broker's domain, under the layers of the run. It reads what others sent, and holds what they are after.
-pub fn brokers_landlock(host: &Host, on: &On, port: u16) -> Option<Landlock> {
+/// The broker's domain, under the layers of the run. It reads what others sent, and holds what they are after: no file,
+/// since it has read the resolver's before it enters, and the ports that the plan leads to.
+pub fn brokers_landlock(host: &Host, on: &On, ports: impl Iterator<Item = u16>) -> Option<Landlock> {
     let abi = host.landlock.get().copied().ok()?;
-    let readable = |path: &&str| FileRule { place: Place::Path((*path).into()), access: Access::Read };
+    let mut connect: Vec<u16> = ports.chain([DNS]).collect();
+    connect.sort_unstable();
+    connect.dedup();
     on.has(Layer::LandlockFs).then(|| Landlock {
         abi,
-        files: Some(BROKERS_FILES.iter().map(readable).collect()),
+        files: Some(Vec::new()),
         few_programs: true,
-        connect: (abi >= 4).then(|| vec![DNS, port]),
+        connect: (abi >= 4).then_some(connect),
         bind: (abi >= 4).then(Vec::new),
         scope: abi >= 6,
     })

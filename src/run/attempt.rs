@@ -15,7 +15,7 @@ use nix::unistd::pipe2;
 use super::conclude::usage;
 use super::streams::{c_string, resolve};
 use crate::alone::Alone;
-use crate::broker::{Broker, Setup, Traffic};
+use crate::broker::{Broker, Held, Setup, Traffic};
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::{Ids, fork_mappable, map_child};
@@ -73,8 +73,16 @@ struct Prepared {
     agent: Ids,
     lease: Option<Lease>,
     alone: Option<Alone>,
-    /// Its memory is not copied by the clone: a child must not drop it, which would wipe that.
-    phantom: Option<Arc<Secret>>,
+    words: Words,
+}
+
+/// What the cell has to show to its broker. Their memory is not copied by the clone: a child must not drop them, which
+/// would wipe that.
+pub(super) struct Words {
+    /// In the credential's stead.
+    pub phantom: Option<Arc<Secret>>,
+    /// For the broker as a proxy: worth the list's hosts and not the credential, since it stands in variables.
+    pub pass: Option<Arc<Secret>>,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -149,8 +157,8 @@ impl Run<'_> {
             })?;
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        let phantom = self.phantom(plan)?;
-        let prepared = Prepared { cell, places, files, agent, lease, alone, phantom };
+        let words = self.words(plan)?;
+        let prepared = Prepared { cell, places, files, agent, lease, alone, words };
         match self.launch(plan, prepared, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
             Err(finished) => Ok(*finished),
@@ -236,7 +244,7 @@ impl Run<'_> {
             grace: plan.grace,
             relays: ends.relays,
             terminal: terminal.take(),
-            broker: prepared.phantom.and_then(|phantom| self.broker(plan, phantom)),
+            broker: self.broker(plan, prepared.words),
             top: None,
             started: None,
         };
@@ -269,9 +277,9 @@ impl Run<'_> {
         let command = Command {
             program: c_string(plan.program.as_os_str()),
             arguments: plan.arguments.iter().map(|text| c_string(&resolve(text, places))).collect(),
-            environment: self.environment(plan, places),
+            environment: self.environment(plan, places, prepared.words.pass.as_deref()),
             stdio,
-            credential: self.credential_pipe(plan, prepared.phantom.as_deref())?,
+            credential: self.credential_pipe(plan, prepared.words.phantom.as_deref())?,
             exec_failed: exec_write,
         };
         let directory = self.kept.as_ref().map(|kept| &kept.directory);
@@ -303,16 +311,33 @@ impl Run<'_> {
         Ok((confinement, Ends { channel: ours, keeper, exec_failed: exec_read, relays }))
     }
 
-    /// What the agent gets where a broker has the credential. A rehearsal has neither.
-    fn phantom(&self, plan: &Plan) -> Result<Option<Arc<Secret>>> {
-        let way = self.way().filter(|_| plan.broker.is_some());
-        way.map(|way| Secret::phantom(&way.phantom).map(Arc::new)).transpose()
+    /// What the agent gets where there is a broker. A rehearsal has none.
+    fn words(&self, plan: &Plan) -> Result<Words> {
+        let mut words = Words { phantom: None, pass: None };
+        let Some(broker) = plan.broker.as_ref().filter(|_| !self.rehearsal) else { return Ok(words) };
+        words.pass = Some(Arc::new(Secret::phantom("")?));
+        if broker.model.is_some() {
+            // Without a phantom the agent would get the credential itself.
+            let way = self.way().ok_or_else(|| {
+                Error::new(
+                    "broker the credential",
+                    "it begins like none that the agent's file has a `credential.way` for",
+                )
+                .hint("add the way to the agent's file, or use --network host, where the agent holds it itself")
+            })?;
+            words.phantom = Some(Arc::new(Secret::phantom(&way.phantom)?));
+        }
+        Ok(words)
     }
 
-    /// What holds the credential where the cell has a phantom.
-    fn broker<'a>(&'a self, plan: &'a Plan, phantom: Arc<Secret>) -> Option<Broker<'a>> {
-        let (plan, credential, way) = (plan.broker.as_ref()?, self.secret.clone()?, self.way()?);
-        Some(Broker::new(Setup { plan, state: &self.state, credential, phantom, way }))
+    /// What answers to these words.
+    fn broker<'a>(&'a self, plan: &'a Plan, words: Words) -> Option<Broker<'a>> {
+        let (plan, pass) = (plan.broker.as_ref()?, words.pass?);
+        let held = match (words.phantom, self.secret.clone(), self.way()) {
+            (Some(phantom), Some(credential), Some(way)) => Some(Held { credential, phantom, way }),
+            _ => None,
+        };
+        Some(Broker::new(Setup { plan, state: &self.state, held, pass }))
     }
 
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.

@@ -7,12 +7,14 @@ use std::io::Write;
 use nix::errno::Errno;
 
 use super::attempt::Finished;
+use crate::broker::Traffic;
 use crate::confine::{ENTER, Failure};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::layer::Layer;
 use crate::plan::Plan;
+use crate::policy::hosts::HostRule;
 use crate::progress::say;
 use crate::report::{Leftover, Report, Usage, VERSION};
 use crate::supervise::{Ended, KILLED, Outcome};
@@ -45,6 +47,9 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
     for Leftover { name, why } in &left {
         say(&format!("cannot remove {name}: {why}"));
     }
+    if let Some(note) = traffic.as_ref().filter(|_| !job.request.quiet).and_then(denied) {
+        say(&note);
+    }
     let error = error.or(failure).or(explain_end(&ended, plan));
     let status =
         if error.as_ref().is_some_and(|_| matches!(ended, Ended::Exited(0))) { Exit::Refused } else { ended.exit() };
@@ -71,6 +76,16 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
         Some(error) => Err(error.exit(status)),
         None => Ok(status),
     }
+}
+
+/// Hosts that the agent asked for and did not reach: a list that is too short looks like a network that is down.
+fn denied(traffic: &Traffic) -> Option<String> {
+    const SHOWN: usize = 5;
+    let asked: Vec<&str> = traffic.denied.iter().map(|host| host.host.as_str()).collect();
+    let hosts: Vec<&str> = asked.into_iter().filter(|host| host.parse::<HostRule>().is_ok()).collect();
+    let more = if hosts.len() > SHOWN { format!(" and {} more", hosts.len() - SHOWN) } else { String::new() };
+    let shown = hosts.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    (!hosts.is_empty()).then(|| format!("the agent asked for hosts that are not on its list: {shown}{more}"))
 }
 
 /// One line of JSON.

@@ -65,7 +65,9 @@ impl Run<'_> {
 
     /// A pipe that holds the credential, or what stands for it, and whose other end is closed: read once, it is gone.
     pub(super) fn credential_pipe(&self, plan: &Plan, phantom: Option<&Secret>) -> Result<Option<OwnedFd>> {
-        let Some(secret) = phantom.or(self.secret.as_deref()).filter(|_| plan.credential != Credential::None) else {
+        let brokered = plan.broker.as_ref().is_some_and(|broker| broker.model.is_some());
+        let own = self.secret.as_deref().filter(|_| !brokered);
+        let Some(secret) = phantom.or(own).filter(|_| plan.credential != Credential::None) else {
             return Ok(None);
         };
         let failed = |error: std::io::Error| Error::new("hand the credential over", error);
@@ -74,9 +76,13 @@ impl Run<'_> {
         Ok(Some(read))
     }
 
-    pub(super) fn environment(&self, plan: &Plan, places: &Places) -> Vec<CString> {
+    pub(super) fn environment(&self, plan: &Plan, places: &Places, pass: Option<&Secret>) -> Vec<CString> {
+        let value = |text: &Text| match (text, pass) {
+            (Text::Pass(text), Some(pass)) => text.replace("{pass}", &String::from_utf8_lossy(pass.expose())).into(),
+            _ => resolve(text, places),
+        };
         let mut all: Vec<(OsString, OsString)> =
-            plan.environment.iter().map(|(name, text)| (name.clone(), resolve(text, places))).collect();
+            plan.environment.iter().map(|(name, text)| (name.clone(), value(text))).collect();
         if let Some(way) = self.way() {
             all.push((way.descriptor.clone().into(), CREDENTIAL_FD.to_string().into()));
         }
@@ -115,6 +121,8 @@ pub(super) fn resolve(text: &Text, places: &Places) -> OsString {
     match text {
         Text::Plain(text) | Text::Hidden(text) => text.clone(),
         Text::Template(text) => expand(text, places).into(),
+        // Nobody answers to it.
+        Text::Pass(text) => text.into(),
     }
 }
 

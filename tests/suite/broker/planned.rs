@@ -79,8 +79,12 @@ fn the_plan_has_the_whole_broker() {
     let host = able(full());
     let plan = Plan::new(&request(&ASKED), &level("balanced").value, &agent("claude").value, &host).unwrap();
     let broker = plan.broker.as_ref().unwrap();
-    assert_eq!(broker.upstream.url, "https://api.anthropic.com");
-    assert_eq!(broker.authorities.as_deref(), Some(Path::new("/etc/ssl/cert.pem")));
+    let model = broker.model.as_ref().unwrap();
+    assert_eq!(model.upstream.url, "https://api.anthropic.com");
+    assert_eq!(model.authorities.as_deref(), Some(Path::new("/etc/ssl/cert.pem")));
+    assert!(broker.egress.hosts.is_empty());
+    let proxies = plan.environment.iter().filter(|(name, _)| name.to_string_lossy().to_lowercase().contains("proxy"));
+    assert_eq!(proxies.count(), 0);
     assert!(broker.uids.is_some() && broker.landlock.is_some() && broker.filter.is_some());
     assert_eq!(broker.landlock.as_ref().unwrap().connect, Some(vec![53, 443]));
     assert_eq!(plan.credential, Credential::Pipe);
@@ -113,6 +117,7 @@ fn explain_says_where_requests_go_and_what_the_agent_holds() {
     ] {
         assert!(done.out.contains(line), "{line}: {}", done.out);
     }
+    assert!(done.out.contains("hosts     no other one"), "{}", done.out);
     let refused = explain(&["--agent", "none", "--", "python3"]);
     assert_eq!(refused.status.code(), Some(125));
     assert!(refused.out.contains("net             refuse   any program has no variable"), "{refused:?}");
@@ -127,7 +132,7 @@ fn authorities_that_are_none_and_options_without_a_broker_are_refused() {
     for (words, part) in [
         (vec!["--ca", none.to_str().unwrap()], "there is none in it"),
         (vec!["--ca", "/nowhere.pem"], "cannot use the certificate authorities of /nowhere.pem"),
-        (vec!["--ca", none.to_str().unwrap(), "--network", "none"], "cannot use --ca: no broker is asked for"),
+        (vec!["--ca", none.to_str().unwrap(), "--network", "none"], "cannot use --ca: no credential is brokered"),
     ] {
         let mut command = service.stage.run(service.who, &[]);
         command.args(["--level", "developer", "--agent", "client", "--policy-dir"]).arg(&service.policies);
@@ -178,7 +183,7 @@ fn the_process_is_confined_and_alone_has_the_credential() {
             let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
             for file in open.filter_map(|entry| fs::read_link(entry.path()).ok()) {
                 let file = file.to_string_lossy().into_owned();
-                let known = ["socket:", "anon_inode:", "/dev/null"];
+                let known = ["socket:", "anon_inode:", "/dev/null", "/dev/urandom"];
                 assert!(known.iter().any(|start| file.starts_with(start)), "{file}");
             }
             let token = service.token.as_bytes();

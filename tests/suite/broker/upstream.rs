@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -202,15 +202,7 @@ async fn describe(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, I
 
 /// A server's configuration, and its authority in PEM.
 fn certificates(name: SanType) -> (ServerConfig, String) {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_certificate = authority.self_signed(&authority_key).unwrap();
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate().unwrap();
-    let mut server = CertificateParams::default();
-    server.subject_alt_names = vec![name];
-    let certificate = server.signed_by(&key, &issuer).unwrap();
+    let (certificate, key, ca) = issued(name);
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -218,5 +210,25 @@ fn certificates(name: SanType) -> (ServerConfig, String) {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
-    (config, authority_certificate.pem())
+    (config, ca)
+}
+
+/// A certificate, its key and its authority, in PEM.
+pub fn pem(name: SanType) -> (String, String, String) {
+    let (certificate, key, ca) = issued(name);
+    (certificate.pem(), key.serialize_pem(), ca)
+}
+
+fn issued(name: SanType) -> (Certificate, KeyPair, String) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A certificate of the same name as its issuer's is taken for a self-signed one.
+    authority.distinguished_name.push(DnType::CommonName, "an authority");
+    let ca = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let mut server = CertificateParams::default();
+    server.subject_alt_names = vec![name];
+    (server.signed_by(&key, &issuer).unwrap(), key, ca)
 }

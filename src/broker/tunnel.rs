@@ -1,0 +1,159 @@
+//! A tunnel to a listed host. The broker cannot look into it, but at how it begins: with TLS, and for the host that was
+//! asked for. Many hosts share an address, and a tunnel to one of them would lead to all.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::reach::{Budget, Goal, pass};
+use super::tally::Direction;
+use crate::policy::hosts::HostName;
+
+/// How long a client may take to say which host it means.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// How long that may be: post-quantum keys make it a few kilobytes.
+const HELLO_SIZE: usize = 32 << 10;
+
+/// What is read and written at once.
+const PART: usize = 16 << 10;
+
+/// What bounds a tunnel.
+pub struct Bounds<'a> {
+    /// How many bytes are left.
+    pub budget: &'a Budget,
+    /// How long it may carry nothing.
+    pub idle: Duration,
+    /// When it was asked for.
+    pub asked: Instant,
+}
+
+/// Why a tunnel ended before its sides were done.
+#[derive(Debug)]
+pub enum Cut {
+    /// It was not for the host that was asked for.
+    Refused(String),
+    /// It carried nothing, too much, or broke.
+    Broken(String),
+}
+
+/// Carries bytes until one side is done.
+///
+/// # Errors
+/// Why it was cut.
+pub async fn carry(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    mut host: impl AsyncRead + AsyncWrite + Unpin,
+    goal: &Goal,
+    bounds: &Bounds<'_>,
+) -> Result<(), Cut> {
+    let hello = timeout(HELLO, hello(&mut client, &goal.name)).await;
+    let hello =
+        hello.unwrap_or_else(|_| Err("the tunnel did not begin with TLS in time".into())).map_err(Cut::Refused)?;
+    goal.counters.sent();
+    pass(bounds.budget, &goal.counters, Direction::Up, hello.len() as u64)
+        .map_err(|spent| Cut::Broken(spent.into()))?;
+    host.write_all(&hello).await.map_err(|error| Cut::Broken(error.to_string()))?;
+    drop(hello);
+    let last = Last(Mutex::new(Instant::now()));
+    let (client_reads, client_writes) = split(client);
+    let (host_reads, host_writes) = split(host);
+    let up = pump(client_reads, host_writes, Direction::Up, goal, bounds, &last);
+    let down = pump(host_reads, client_writes, Direction::Down, goal, bounds, &last);
+    tokio::select! {
+        both = async { tokio::try_join!(up, down) } => both.map(drop).map_err(Cut::Broken),
+        () = idle(&last, bounds.idle) => Err(Cut::Broken("nothing passed for too long".into())),
+    }
+}
+
+/// The client's first message, where it is one of TLS for this host. What stands before any answer, so that nothing is
+/// told to a host that was not asked for. An encrypted hello has this host's name outside, or it is none for this host.
+async fn hello(client: &mut (impl AsyncRead + Unpin), name: &HostName) -> Result<Vec<u8>, String> {
+    let mut read = Vec::new();
+    let mut acceptor = Acceptor::default();
+    loop {
+        let mut part = [0; 4096];
+        let length = client.read(&mut part).await.map_err(|error| error.to_string())?;
+        if length == 0 || read.len() + length > HELLO_SIZE {
+            return Err("the tunnel did not begin with TLS".into());
+        }
+        read.extend_from_slice(&part[..length]);
+        let mut rest = &part[..length];
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest).map_err(|error| error.to_string())?;
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => return fits(accepted.client_hello().server_name(), name).map(|()| read),
+                Err(_) => return Err("the tunnel did not begin with TLS".into()),
+            }
+        }
+    }
+}
+
+fn fits(said: Option<&str>, name: &HostName) -> Result<(), String> {
+    match said {
+        Some(said) if said.eq_ignore_ascii_case(name.as_str()) => Ok(()),
+        Some(said) => Err(format!("the tunnel's TLS is for another host, {}", said.escape_debug())),
+        None => Err("the tunnel's TLS names no host".into()),
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    direction: Direction,
+    goal: &Goal,
+    bounds: &Bounds<'_>,
+    last: &Last,
+) -> Result<(), String> {
+    let failed = |error: io::Error| error.to_string();
+    let mut part = vec![0; PART];
+    let mut first = direction == Direction::Down;
+    loop {
+        let length = from.read(&mut part).await.map_err(failed)?;
+        if length == 0 {
+            // The other way may go on.
+            return to.shutdown().await.or_else(|error| if over(&error) { Ok(()) } else { Err(failed(error)) });
+        }
+        if std::mem::take(&mut first) {
+            goal.counters.answered(bounds.asked.elapsed());
+        }
+        pass(bounds.budget, &goal.counters, direction, length as u64)?;
+        to.write_all(&part[..length]).await.map_err(failed)?;
+        last.is_now();
+    }
+}
+
+/// The other side has closed already.
+fn over(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe)
+}
+
+/// When something passed.
+struct Last(Mutex<Instant>);
+
+impl Last {
+    fn is_now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn get(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends when nothing has passed for this long.
+async fn idle(last: &Last, time: Duration) {
+    loop {
+        let until = last.get() + time;
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
+    }
+}
