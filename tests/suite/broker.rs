@@ -1,6 +1,7 @@
 //! The broker: a hostile client in a real cell, an upstream on this machine, and what each of them got to see.
 
 mod agent; // the real agent works through it, and the credential is nowhere in its cell
+mod egress; // what is reached beside the API, and by whom
 mod end; // a run whose broker ends is a failure, and leaves nothing
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods

@@ -33,6 +33,10 @@ fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran
     let mut command: Command = stage.oubliette();
     command.args(["run", "--quiet", "--level", level, "--timeout", "200s", "--network", "broker", "--report-fd", "2"]);
     command.args(["--upstream", &front.url(), "--ca"]).arg(&front.ca);
+    if level != "paranoid" {
+        // It then has variables for a proxy, and its requests go to the base URL all the same.
+        command.args(["--allow", "nobody.example"]);
+    }
     command.arg("--credential-file").arg(stage.own().join("token")).arg("--export").arg(&export);
     command.arg("--").arg(&stage.claude).args(["-p", "edit it"]);
     let output = std::thread::scope(|scope| {
@@ -130,6 +134,8 @@ fn the_agent_edits_a_file_and_never_has_the_credential() {
             let report: serde_json::Value = serde_json::from_str(report).unwrap();
             assert_eq!(report["broker"]["requests"], requests.len(), "{report}");
             assert_eq!((&report["broker"]["refused"], &report["broker"]["failed"]), (&0.into(), &0.into()), "{report}");
+            let tokens = |name: &str| report["broker"]["tokens"][name].as_u64().unwrap();
+            assert!(tokens("answers") >= 3 && tokens("input") > 0 && tokens("output") > 0, "{report}");
             assert_eq!(stage.left(), Vec::<PathBuf>::new());
         }
     }
