@@ -156,7 +156,7 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
 
 /// The caller's own authorities are there, and mean something.
 fn check_authorities(request: &mut Request, policy: &Policy, agent: &AgentSpec) -> Result<()> {
-    let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
+    let brokered = plan::broker::asked(request, policy) == NetworkMode::Broker;
     let Some(path) = &request.ca else { return Ok(()) };
     if brokered && plan::broker::has_model(request, agent) {
         return trust::read(path).map(drop);
@@ -170,7 +170,7 @@ fn check_authorities(request: &mut Request, policy: &Policy, agent: &AgentSpec) 
 
 /// The policy lets the caller add the hosts that he names. What is not named for this run is left out, which reaches less.
 fn check_hosts(request: &mut Request, policy: &Policy) -> Result<()> {
-    let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
+    let brokered = plan::broker::asked(request, policy) == NetworkMode::Broker;
     let refused = |rule: &HostRule| match egress::addable(policy, rule) {
         _ if !brokered => Some("no broker is asked for, and only that has a list of hosts"),
         refused => refused.err(),

@@ -12,6 +12,7 @@ pub mod paths;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -133,7 +134,7 @@ pub struct Network {
     #[serde(deserialize_with = "hosts::pinned")]
     pub allow_private: BTreeMap<HostRule, IpAddr>,
     /// Connections of the cell to the broker at once; more wait.
-    pub connections: u32,
+    pub connections: NonZeroU32,
     /// Bytes to and from these hosts in one run.
     pub bytes: Bytes,
     /// How long a connection to a host may take.
@@ -153,7 +154,7 @@ impl Default for Network {
             allow: Vec::new(),
             allow_more: false,
             allow_private: BTreeMap::new(),
-            connections: 64,
+            connections: NonZeroU32::MIN.saturating_add(63),
             bytes: Bytes(16 << 30),
             connect_timeout: Time(Duration::from_secs(10)),
             idle_timeout: Time(Duration::from_secs(300)),

@@ -134,7 +134,9 @@ impl Proxy {
         *request.uri_mut() = path.parse::<Uri>().or_else(|_| unreached(StatusCode::BAD_REQUEST, "its path is none"))?;
         *request.headers_mut() = head.headers;
         drop_hop_by_hop(request.headers_mut());
-        request.headers_mut().remove(header::PROXY_AUTHORIZATION);
+        for name in [header::PROXY_AUTHORIZATION, header::EXPECT] {
+            request.headers_mut().remove(name);
+        }
         let authority = HeaderValue::from_str(&goal.authority());
         let authority = authority.or_else(|_| unreached(StatusCode::BAD_REQUEST, "its host is none"))?;
         request.headers_mut().insert(header::HOST, authority);
@@ -144,6 +146,9 @@ impl Proxy {
         };
         let (mut head, body) = answer.map_err(lost)?.into_parts();
         goal.counters.answered(asked.elapsed());
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return unreached(StatusCode::BAD_GATEWAY, "it changes protocols, which nobody asked for");
+        }
         drop_hop_by_hop(&mut head.headers);
         let mut answer = super::pass::passing(Passing::down(body, part(), None, None));
         *answer.status_mut() = head.status;

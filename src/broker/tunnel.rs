@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,19 +61,25 @@ pub async fn carry(
         .map_err(|spent| Cut::Broken(spent.into()))?;
     host.write_all(&hello).await.map_err(|error| Cut::Broken(error.to_string()))?;
     drop(hello);
-    let last = Last(Mutex::new(Instant::now()));
+    let last = Last { passed: Mutex::new(Instant::now()), heard: AtomicBool::new(false) };
     let (client_reads, client_writes) = split(client);
     let (host_reads, host_writes) = split(host);
     let up = pump(client_reads, host_writes, Direction::Up, goal, bounds, &last);
     let down = pump(host_reads, client_writes, Direction::Down, goal, bounds, &last);
     tokio::select! {
-        both = async { tokio::try_join!(up, down) } => both.map(drop).map_err(Cut::Broken),
+        both = async { tokio::try_join!(up, down) } => match both {
+            Err(Stop::Spent(why)) => Err(Cut::Broken(why.into())),
+            // Many clients and hosts end so when they are done. Whether something is missing, their TLS says to them.
+            _ if last.heard.load(Ordering::Relaxed) => Ok(()),
+            Err(Stop::Lost(error)) => Err(Cut::Broken(error.to_string())),
+            Ok(_) => Err(Cut::Broken("the host did not answer".into())),
+        },
         () = idle(&last, bounds.idle) => Err(Cut::Broken("nothing passed for too long".into())),
     }
 }
 
-/// The client's first message, where it is one of TLS for this host. What stands before any answer, so that nothing is
-/// told to a host that was not asked for. An encrypted hello has this host's name outside, or it is none for this host.
+/// The client's first message, where it is one of TLS for this host. Nothing goes to the host before. An encrypted one
+/// (ECH) has the name of this host outside, or is for another.
 async fn hello(client: &mut (impl AsyncRead + Unpin), name: &HostName) -> Result<Vec<u8>, String> {
     let mut read = Vec::new();
     let mut acceptor = Acceptor::default();
@@ -103,6 +110,12 @@ fn fits(said: Option<&str>, name: &HostName) -> Result<(), String> {
     }
 }
 
+/// Why one way ended before its side was done.
+enum Stop {
+    Spent(&'static str),
+    Lost(io::Error),
+}
+
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -110,40 +123,37 @@ async fn pump(
     goal: &Goal,
     bounds: &Bounds<'_>,
     last: &Last,
-) -> Result<(), String> {
-    let failed = |error: io::Error| error.to_string();
+) -> Result<(), Stop> {
     let mut part = vec![0; PART];
-    let mut first = direction == Direction::Down;
     loop {
-        let length = from.read(&mut part).await.map_err(failed)?;
+        let length = from.read(&mut part).await.map_err(Stop::Lost)?;
         if length == 0 {
-            // The other way may go on.
-            return to.shutdown().await.or_else(|error| if over(&error) { Ok(()) } else { Err(failed(error)) });
+            // The other way may go on. Where it is over, too, there is nothing to shut.
+            let _ = to.shutdown().await;
+            return Ok(());
         }
-        if std::mem::take(&mut first) {
+        if direction == Direction::Down && !last.heard.swap(true, Ordering::Relaxed) {
             goal.counters.answered(bounds.asked.elapsed());
         }
-        pass(bounds.budget, &goal.counters, direction, length as u64)?;
-        to.write_all(&part[..length]).await.map_err(failed)?;
+        pass(bounds.budget, &goal.counters, direction, length as u64).map_err(Stop::Spent)?;
+        to.write_all(&part[..length]).await.map_err(Stop::Lost)?;
         last.is_now();
     }
 }
 
-/// The other side has closed already.
-fn over(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe)
+/// When something passed, and whether any of it came from the host.
+struct Last {
+    passed: Mutex<Instant>,
+    heard: AtomicBool,
 }
-
-/// When something passed.
-struct Last(Mutex<Instant>);
 
 impl Last {
     fn is_now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn get(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

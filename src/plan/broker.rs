@@ -68,9 +68,14 @@ pub struct Target {
     pub prefix: String,
 }
 
-/// The network of a run. A broker that has no credential to hold and no host to lead to is none.
+/// The network that a run asks for.
+pub fn asked(request: &Request, policy: &Policy) -> NetworkMode {
+    request.network.unwrap_or(policy.network.mode)
+}
+
+/// The network that it gets. A broker that has no credential to hold and no host to lead to is none.
 pub fn network(request: &Request, policy: &Policy, agent: &AgentSpec) -> NetworkMode {
-    match request.network.unwrap_or(policy.network.mode) {
+    match asked(request, policy) {
         NetworkMode::Broker if !has_model(request, agent) && egress::of(request, policy).hosts.is_empty() => {
             NetworkMode::None
         }
@@ -102,7 +107,7 @@ pub fn of(
     let ports = model.iter().map(|model| model.upstream.port).chain(egress.hosts.iter().map(|listed| listed.rule.port));
     Some(Broker {
         url: format!("http://127.0.0.1:{PORT}"),
-        connections: policy.network.connections,
+        connections: policy.network.connections.get(),
         connect_timeout: policy.network.connect_timeout.0,
         uids: own_uid,
         landlock: rules::brokers_landlock(host, on, ports),

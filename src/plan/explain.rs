@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::broker::{Broker, Model};
+use super::broker::{self, Broker, Model};
 use super::egress::Listed;
 use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::{Kind, groups};
@@ -116,11 +116,11 @@ fn network(job: &Job, plan: &Plan) -> Vec<String> {
         }
         NetworkMode::None => "the host's, though none was asked for: neither net nor seccomp is in force".into(),
     }];
-    let asked = job.request.network.unwrap_or(job.level.value.network.mode);
+    let asked = broker::asked(&job.request, &job.level.value);
     if (asked, plan.network) == (NetworkMode::Broker, NetworkMode::None) {
         lines.push("no broker: there is no credential for it to hold, and no host on the list".into());
     }
-    lines.extend(plan.broker.iter().flat_map(broker));
+    lines.extend(plan.broker.iter().flat_map(brokered));
     if let Some(landlock) = &plan.landlock {
         let ports = |ports: &[u16]| {
             if ports.is_empty() {
@@ -140,7 +140,7 @@ fn network(job: &Job, plan: &Plan) -> Vec<String> {
 }
 
 /// Where requests go, what becomes of the phantom on the way, and what else is reached.
-fn broker(broker: &Broker) -> Vec<String> {
+fn brokered(broker: &Broker) -> Vec<String> {
     let holds = if broker.model.is_some() { " that holds the credential" } else { "" };
     let mut lines = vec![format!("broker    {}, a process of its own{holds}", broker.url)];
     lines.extend(broker.model.iter().flat_map(model));

@@ -238,7 +238,7 @@ fn net(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, netwo
         NetworkMode::Host => Can::Off("the network is the host's (--network none gives the cell its own)".into()),
         NetworkMode::None => match &host.namespaces {
             Fact::Lacks(lack) => Can::Lack(lack.clone()),
-            Fact::Has(_) => of(&host.net, |()| match request.network.unwrap_or(policy.network.mode) {
+            Fact::Has(_) => of(&host.net, |()| match broker::asked(request, policy) {
                 NetworkMode::Broker => "nothing but its own loopback: there is nothing to broker".into(),
                 NetworkMode::Host | NetworkMode::None => "nothing but its own loopback".into(),
             }),

@@ -7,6 +7,7 @@ use std::path::Path;
 use oubliette::host::Host;
 use oubliette::layer::{Decision, Layer, Want};
 use oubliette::plan::{Credential, Plan};
+use oubliette::policy::NetworkMode;
 use oubliette::policy::agent::AgentSpec;
 
 use super::upstream::Upstream;
@@ -49,6 +50,10 @@ fn where_there_can_be_no_broker_there_is_no_run() {
                 let why = why(lacking, &ASKED, &claude, want);
                 assert!(why.starts_with("net: "), "{why}");
                 assert!(want == Want::Off || why.contains("or --network host"), "{why}");
+                // A list alone is worth as much; with nothing on it the network is none, as far as the host can.
+                let listed = ["--network", "broker", "--allow", "a.example"];
+                assert!(self::why(lacking, &listed, &none, want).starts_with("net: "));
+                assert_eq!(self::why(lacking, &ASKED[..2], &none, want).is_empty(), want != Want::Required);
             }
         }
         let cases: [(&[&str], &AgentSpec, Want, &str); 9] = [
@@ -90,6 +95,14 @@ fn the_plan_has_the_whole_broker() {
     assert_eq!(plan.credential, Credential::Pipe);
     let url = plan.environment.iter().find(|(name, _)| name == "ANTHROPIC_BASE_URL").map(|(_, text)| text.show());
     assert_eq!(url.as_deref(), Some("http://127.0.0.1:20080"));
+    let listed = ["--network", "broker", "--allow", "a.example:8443"];
+    let plan = Plan::new(&request(&listed), &level("balanced").value, &agent("none").value, &host).unwrap();
+    let broker = plan.broker.as_ref().unwrap();
+    assert_eq!((broker.model.as_ref(), broker.egress.hosts.len(), plan.credential), (None, 1, Credential::None));
+    assert_eq!(broker.landlock.as_ref().unwrap().connect, Some(vec![53, 8443]));
+    assert_eq!(broker.landlock.as_ref().unwrap().files, Some(vec![]));
+    let nothing = Plan::new(&request(&ASKED[..2]), &level("balanced").value, &agent("none").value, &host).unwrap();
+    assert_eq!((nothing.broker, nothing.network), (None, NetworkMode::None));
     for mode in ["none", "host"] {
         let request = request(&["--network", mode, "--credential-file", "/nowhere"]);
         assert!(Plan::new(&request, &level("balanced").value, &agent("claude").value, &host).unwrap().broker.is_none());

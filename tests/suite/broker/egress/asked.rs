@@ -2,6 +2,11 @@
 
 use std::process::Command;
 
+use clap::{CommandFactory, FromArgMatches};
+use oubliette::cli::{Cli, RunArgs};
+use oubliette::policy::files::parse;
+use oubliette::request::{Config, From, Request};
+
 use super::super::upstream::Upstream;
 use super::super::{Service, everybody, said, somebody};
 use super::{Listed, bare};
@@ -93,6 +98,24 @@ fn the_caller_adds_what_the_policy_permits_and_no_more() {
     assert!(dropped.out.contains("host      api.example") && !dropped.out.contains("a.example,"), "{dropped:?}");
 }
 
+/// What the operator writes down for every run, and what the flags add to it.
+#[test]
+fn hosts_of_the_operators_file_and_of_flags_add_up() {
+    let line = ["oubliette", "run", "--allow", "b.example", "--allow", "A.example", "--", "true"];
+    let matches = Cli::command().try_get_matches_from(line).unwrap();
+    let sub = matches.subcommand().unwrap().1;
+    let request = |text: &str| {
+        let config: Config = parse(text, "config.toml").unwrap();
+        Request::new(RunArgs::from_arg_matches(sub).unwrap(), sub, config)
+    };
+    let asked = request("allow = [\"a.example\", \"c.example:8443\"]").unwrap();
+    let shown: Vec<(String, From)> = asked.allow.iter().map(|(rule, from)| (rule.to_string(), *from)).collect();
+    let want = [("b.example", From::Flag), ("a.example", From::Flag), ("c.example:8443", From::File)];
+    assert_eq!(shown, want.map(|(rule, from)| (rule.to_owned(), from)));
+    let wrong = request("allow = [\"127.1\"]").unwrap_err().to_string();
+    assert!(wrong.contains("cannot use `allow` of /etc/oubliette/config.toml: `127.1` is an address"), "{wrong}");
+}
+
 #[test]
 fn a_list_that_is_none_is_refused_where_it_is_read() {
     let Some(service) = Service::new(somebody()) else { return };
@@ -108,6 +131,7 @@ fn a_list_that_is_none_is_refused_where_it_is_read() {
         ("allow-private = { \"a.example\" = \"b.example\" }", "invalid IP address"),
         ("allow-more = \"yes\"", "expected a boolean"),
         ("bytes = \"much\"", "`much` is no size"),
+        ("connections = 0", "nonzero"),
         ("idle-timeout = \"0s\"", "is no time at all"),
     ] {
         let policy = service.network(line);

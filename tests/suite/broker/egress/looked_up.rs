@@ -32,7 +32,7 @@ A = {
     "loop.example": [["127.0.0.1"]], "private.example": [["10.0.0.1"]], "meta.example": [["169.254.169.254"]],
     "cgnat.example": [["100.64.0.1"]], "zero.example": [["0.0.0.0"]], "mixed.example": [["8.8.8.8", "192.168.0.1"]],
     "own.example": [["8.8.4.4"]], "azure.example": [["168.63.129.16"]], "broad.example": [["255.255.255.255"]],
-    "wild.example": [["8.8.8.8"]],
+    "wild.example": [["8.8.8.8"]], "added.example": [["8.8.8.12"]],
 }
 AAAA = {
     "mapped.example": "::ffff:127.0.0.1", "mappedmeta.example": "::ffff:169.254.169.254", "six.example": "::1",
@@ -88,7 +88,7 @@ sys.exit(code)
 "#;
 
 const SCRIPT: &str = r#"
-for name in ["good", "a.wild", "b.a.wild", "rebind"]:
+for name in ["good", "a.wild", "b.a.wild", "rebind", "added"]:
     say(name, get(tunnel(f"{name}.example:443")[0], f"{name}.example"))
 for name in ["rebind", "back", "loop", "private", "meta", "cgnat", "zero", "mixed", "own", "azure", "broad", "hosts",
              "mapped", "mappedmeta", "six", "compatible", "nat64", "meta6", "link", "sixtofour", "teredo", "nobody"]:
@@ -142,19 +142,20 @@ fn a_listed_name_leads_to_the_internet_and_to_the_address_that_was_looked_at() {
         "*.wild",
     ];
     let list: Vec<String> = names.iter().map(|name| format!("\"{name}.example\"")).collect();
-    let policy = service.network(&format!("allow = [{}]", list.join(", ")));
+    let policy = service.network(&format!("allow = [{}]\nallow-more = true", list.join(", ")));
     let world = ["unshare", "--mount", "--net", "--", "python3", "-c", WORLD, directory.to_str().unwrap()];
     let mut run = service.stage.run(service.who, &world);
-    run.args(OPTIONS).arg("--policy").arg(policy).args(["--", "python3", "-c"]);
+    run.args(OPTIONS).args(["--allow", "added.example"]).arg("--policy").arg(policy).args(["--", "python3", "-c"]);
     let done = output(run.arg(format!("{CLIENT}\nopen('ca.pem', 'w').write('''{ca}''')\n{SCRIPT}")));
     let report = report(&done);
     let lines: Vec<&str> = done.out.lines().collect();
     assert_eq!(lines[..4], ["good fine", "a.wild fine", "b.a.wild fine", "rebind fine"], "{done:?}");
-    let closed = &lines[4..25];
+    assert_eq!(lines[4], "added fine", "{done:?}");
+    let closed = &lines[5..26];
     assert!(closed.len() == 21 && closed.iter().all(|line| line.ends_with(" 403")), "{closed:?}: {done:?}");
-    assert_eq!(lines[25..27], ["nobody 502", "wild 403"], "{done:?}");
+    assert_eq!(lines[26..28], ["nobody 502", "wild 403"], "{done:?}");
     // Each request asks once, so that nothing can change between the look and the connection.
-    assert_eq!(lines[27..], ["asked rebind.example", "reached 8.8.8.8 8.8.8.9 8.8.8.9 8.8.8.10"], "{done:?}");
+    assert_eq!(lines[28..], ["asked rebind.example", "reached 8.8.8.8 8.8.8.9 8.8.8.9 8.8.8.10 8.8.8.12"], "{done:?}");
     let why = |name: &str| counted(&report, "hosts", name)["why"].as_str().unwrap_or_default().to_owned();
     for (name, part) in [
         ("rebind.example:443", "its address 127.0.0.1 is loopback"),

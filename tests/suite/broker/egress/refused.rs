@@ -167,6 +167,21 @@ fn the_pass_of_another_cell_opens_nothing() {
     assert!(listed.upstream.asked().is_empty());
 }
 
+/// A list that is too short looks like a network that is down.
+#[test]
+fn hosts_that_are_missing_from_the_list_are_named_at_the_end() {
+    let Some(service) = Service::new(somebody()) else { return };
+    let listed = Listed::new(service, Upstream::fine());
+    let script = "for name in ['a', 'b', 'a', '127.0.0.1:1#']: tunnel(f'{name}.example:443')";
+    for (options, told) in [(&[][..], true), (&["--quiet"], false)] {
+        let mut command = listed.service.stage.run(listed.service.who, &[]);
+        command.args(["--agent", "none"]).args(options).arg("--policy").arg(listed.policy(""));
+        let done = crate::stage::output(listed.client(&mut command, script));
+        let note = "the agent asked for hosts that are not on its list: a.example:443, b.example:443\n";
+        assert_eq!((done.status.code(), done.err.contains(note)), (Some(0), told), "{done:?}");
+    }
+}
+
 #[test]
 fn the_broker_does_not_lead_to_itself() {
     let Some(service) = Service::new(somebody()) else { return };
