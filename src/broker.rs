@@ -11,8 +11,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+pub mod authority;
 mod body;
 mod gate;
+mod inject;
 mod names;
 mod pass;
 mod process;
@@ -35,6 +37,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
+use authority::Authority;
+
 use crate::error::Error;
 use crate::plan;
 use crate::policy::agent::Way;
@@ -43,6 +47,7 @@ use crate::state::State;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
+pub use inject::Injected;
 pub use tally::{Counts, Host, Tokens, Traffic};
 
 /// How long a broker may take to say what it did. It only has to be scheduled.
@@ -58,6 +63,9 @@ const MORE: &[u8] = b"m";
 const HEAD_SIZE: usize = 64 << 10;
 const HEADERS: usize = 128;
 
+/// How long a connection may take to send the head of a request, or be idle.
+const HEAD: Duration = Duration::from_secs(15);
+
 /// What a broker is made of.
 #[derive(Debug, Clone)]
 pub struct Setup<'a> {
@@ -69,6 +77,10 @@ pub struct Setup<'a> {
     pub held: Option<Held<'a>>,
     /// What whoever uses the broker as a proxy has to show.
     pub pass: Arc<Secret>,
+    /// What hosts of the list get.
+    pub injected: Vec<Injected>,
+    /// What stands for those hosts in the cell; it is there where any is.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// A credential that the broker holds.
@@ -80,6 +92,8 @@ pub struct Held<'a> {
     pub phantom: Arc<Secret>,
     /// How it sends that.
     pub way: &'a Way,
+    /// The broker's own certificate and key for the upstream, in PEM.
+    pub client_key: Option<Arc<Secret>>,
 }
 
 /// The launcher's side.
@@ -131,13 +145,13 @@ impl<'a> Broker<'a> {
 
     fn fork(&self, listener: OwnedFd) -> Result<Process, Error> {
         let failed = |errno| Error::new("start the broker", errno);
-        let Setup { plan, state, held, pass } = &self.setup;
+        let Setup { plan, state, held, pass, injected, .. } = &self.setup;
         let lease = plan.uids.map(|range| Lease::take(state, range)).transpose()?;
         let (ours, theirs) = Channel::pair().map_err(failed)?;
         let launcher = getpid();
         lease.iter().for_each(Lease::use_it);
         let held = held.iter().flat_map(|held| [&*held.credential, &*held.phantom]);
-        let secrets: Vec<&Secret> = held.chain([&**pass]).collect();
+        let secrets: Vec<&Secret> = held.chain([&**pass]).chain(injected.iter().map(|one| &*one.secret)).collect();
         match Secret::fork_with(&secrets, || fork_into(CloneFlags::empty())).map_err(failed)? {
             Fork::Child => {
                 let ids = lease.as_ref().map(Lease::ids);

@@ -124,6 +124,13 @@ pub struct RunArgs {
     /// With --network broker: trust the certificate authorities of this PEM file instead of the host's
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_CA")]
     pub ca: Option<PathBuf>,
+    /// With --network broker: add this header, with the value from FILE, to the agent's requests to HOST; the cell never has
+    /// it (repeatable). HOST is one that the policy has or lets the caller add; FILE as with --credential-file
+    #[arg(long, value_name = "HOST[:PORT]=header:NAME:FILE", help_heading = "What it may do")]
+    pub inject: Vec<OsString>,
+    /// With --network broker: show the upstream the certificate of this PEM file, which also holds its key (mode 0600)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_CLIENT_CERT")]
+    pub client_cert: Option<PathBuf>,
     /// One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential
     #[arg(long, value_name = "NAME=VALUE", help_heading = "What it may do")]
     pub setenv: Vec<OsString>,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::broker::authority::Authority;
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
 use crate::confine::{CREDENTIAL_FD, Places, expand};
@@ -11,7 +12,14 @@ use crate::plan::{Credential, Plan, Shim};
 use crate::policy::NetworkMode;
 
 /// All of them, in the places of this cell.
-pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, terminal: bool) -> Vec<CellFile> {
+pub fn of_cell(
+    plan: &Plan,
+    job: &Job,
+    places: &Places,
+    agent: Ids,
+    terminal: bool,
+    own: Option<&Authority>,
+) -> Vec<CellFile> {
     let mut files = Vec::new();
     if let Some(settings) = &plan.settings {
         files.push(launchers(&places.settings.join("settings.json"), settings.settings.as_bytes()));
@@ -23,6 +31,7 @@ pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, terminal: bo
         files.push(launchers(&places.settings.join("mcp.json"), job.servers.text.as_bytes()));
     }
     let more = if terminal { &plan.home_terminal[..] } else { &[] };
+    files.extend(own.into_iter().flat_map(|authority| authorities(plan, places, authority)));
     for (name, text) in plan.home.iter().chain(more) {
         let bytes = expand(text, places).into_bytes();
         files.push(CellFile { path: places.home.join(name), bytes, mode: 0o600, to_agent: true });
@@ -38,6 +47,20 @@ pub fn of_cell(plan: &Plan, job: &Job, places: &Places, agent: Ids, terminal: bo
         files.extend(synthetic(plan.network, agent));
     }
     files
+}
+
+/// What the cell's clients trust where its broker ends the TLS of some hosts: the run's own authority, and those that
+/// vouch for all other hosts.
+fn authorities(plan: &Plan, places: &Places, own: &Authority) -> [CellFile; 2] {
+    let others = plan.broker.as_ref().and_then(|broker| broker.authorities.as_ref());
+    // Read before, when it was looked for; a client without it trusts fewer.
+    let mut all = others.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+    all.push(b'\n');
+    all.extend_from_slice(own.pem().as_bytes());
+    [
+        launchers(&places.settings.join("authorities.pem"), &all),
+        launchers(&places.settings.join("authority.pem"), own.pem().as_bytes()),
+    ]
 }
 
 /// A file that the agent reads and does not own.

@@ -64,6 +64,7 @@ impl Job {
         }
         check_authorities(&mut request, &level.value, &agent.value)?;
         check_hosts(&mut request, &level.value)?;
+        check_injected(&mut request, &level.value, &agent.value)?;
         settle(&mut request, &level.value, &agent.name, &host);
         Ok(Job { request, level, agent, servers, host, probed })
     }
@@ -158,7 +159,7 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
 fn check_authorities(request: &mut Request, policy: &Policy, agent: &AgentSpec) -> Result<()> {
     let brokered = plan::broker::asked(request, policy) == NetworkMode::Broker;
     let Some(path) = &request.ca else { return Ok(()) };
-    if brokered && plan::broker::has_model(request, agent) {
+    if brokered && (plan::broker::has_model(request, agent) || !request.inject.is_empty()) {
         return trust::read(path).map(drop);
     }
     if drop_default(request, "ca") {
@@ -166,6 +167,34 @@ fn check_authorities(request: &mut Request, policy: &Policy, agent: &AgentSpec) 
     }
     Err(Error::new("use --ca", "no credential is brokered, and the agent's connections are its own")
         .hint("leave it out, or use --network broker with a credential"))
+}
+
+/// A broker adds the tokens, to hosts that the policy has or lets the caller add, and shows its certificate to an upstream.
+fn check_injected(request: &mut Request, policy: &Policy, agent: &AgentSpec) -> Result<()> {
+    let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
+    if let (Some(one), false) = (request.inject.first(), brokered) {
+        return Err(Error::new(
+            format!("use --inject {}", one.shown()),
+            "no broker is asked for, and only that adds it",
+        )
+        .hint("leave it out, or use --network broker"));
+    }
+    let listed = egress::of(request, policy);
+    let unlisted = request.inject.iter().find(|one| listed.find(false, &one.rule.name, one.rule.port).is_none());
+    if let Some(one) = unlisted {
+        let why = egress::addable(policy, &one.rule).err().unwrap_or("the policy has this host at another port");
+        return Err(Error::new(format!("use --inject {}", one.shown()), why)
+            .hint("add the host to `network.allow` of the policy, or use another policy"));
+    }
+    let shows = brokered && plan::broker::has_model(request, agent);
+    if request.client_cert.is_some() && !shows && !drop_default(request, "client-cert") {
+        return Err(Error::new("use --client-cert", "no upstream is brokered")
+            .hint("leave it out, or use --network broker with a credential"));
+    }
+    if !shows {
+        request.client_cert = None;
+    }
+    Ok(())
 }
 
 /// The policy lets the caller add the hosts that he names. What is not named for this run is left out, which reaches less.

@@ -1,6 +1,8 @@
 //! What the caller asked for, with every default filled in: flag over variable over /etc/oubliette/config.toml.
 #![forbid(unsafe_code)]
 
+pub mod injection;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -18,6 +20,7 @@ use crate::policy::hosts::HostRule;
 use crate::policy::{NetworkMode, Time};
 use crate::secret::SecretSource;
 use crate::user::UserId;
+use injection::Injection;
 
 /// One run, as asked for.
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ pub struct Request {
     pub network: Option<NetworkMode>,
     /// Hosts beside those of the policy, and who named each.
     pub allow: Vec<(HostRule, From)>,
+    /// Tokens for hosts.
+    pub inject: Vec<Injection>,
     /// Layers without which the run is refused.
     pub require: Vec<Require>,
     /// The deadline, where the caller says it.
@@ -58,6 +63,8 @@ pub struct Request {
     pub upstream: Option<Upstream>,
     /// The authorities that the broker trusts instead of the host's.
     pub ca: Option<PathBuf>,
+    /// The broker's own certificate and key for the upstream.
+    pub client_cert: Option<PathBuf>,
     /// More variables for the agent.
     pub setenv: BTreeMap<OsString, OsString>,
     /// Where the report goes.
@@ -188,6 +195,7 @@ pub struct Config {
     mcp_config: Option<PathBuf>,
     upstream: Option<String>,
     ca: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     uid_range: Option<String>,
     policy_dir: Option<PathBuf>,
@@ -301,6 +309,7 @@ impl Request {
         let upstream = merge.pick("upstream", args.upstream, config.upstream);
         let uid_range = merge.pick("uid-range", args.uid_range, config.uid_range);
         let require = requirements(args.require, &config.require, &mut merge.sources)?;
+        let inject = injected(&args.inject, &mut merge.sources)?;
         let allow = allowed(args.allow, config.allow, &mut merge.sources)?;
         let request = Request {
             user: UserId::new(&user)?,
@@ -321,6 +330,8 @@ impl Request {
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
             upstream: upstream.as_deref().map(|text| merge.parsed("upstream", text)).transpose()?,
             ca: merge.pick("ca", args.ca, config.ca),
+            inject,
+            client_cert: merge.pick("client-cert", args.client_cert, config.client_cert),
             setenv: variables(args.setenv)?,
             report_fd: args.report_fd,
             quiet: args.quiet,
@@ -448,6 +459,15 @@ fn requirements(flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>
         |(require, from): &(Require, From)| Setting { name: "require", value: require.name().to_owned(), from: *from };
     sources.extend(all.iter().map(setting));
     Ok(all.into_iter().map(|(require, _)| require).collect())
+}
+
+/// Tokens for hosts; the file of each is read when the run begins.
+fn injected(texts: &[OsString], sources: &mut Vec<Setting>) -> Result<Vec<Injection>> {
+    let all = Injection::all(texts).map_err(|why| {
+        Error::new("use --inject", why).hint("as in --inject git.example=header:private-token:/run/secrets/git")
+    })?;
+    sources.extend(all.iter().map(|one| Setting { name: "inject", value: one.shown(), from: From::Flag }));
+    Ok(all)
 }
 
 /// The words of a variable, between commas.

@@ -34,7 +34,7 @@ use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals};
 use crate::sys;
 use crate::workspace::{self, Outputs};
-use attempt::Run;
+use attempt::{Handed, Run};
 use conclude::{conclude, not_confined, write_report};
 
 /// Runs an agent in a cell and wipes it. Every run writes its report, a refused one too.
@@ -73,6 +73,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     known.layers.clone_from(&plan.layers);
     known.classes.clone_from(&plan.classes);
     let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?.map(Arc::new);
+    let handed = Handed::read(&job)?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
     let state = State::open(job.request.state_dir.as_deref())?;
@@ -97,8 +98,19 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     let mut host = job.host.clone();
     let (plan, finished) = {
         let launcher = Ids { uid: Uid::from_raw(host.uid), gid: Gid::from_raw(host.gid) };
-        let run =
-            Run { job: &job, launcher, state, secret, kept, copy_in, signals, progress, started, rehearsal: false };
+        let run = Run {
+            job: &job,
+            launcher,
+            state,
+            secret,
+            handed,
+            kept,
+            copy_in,
+            signals,
+            progress,
+            started,
+            rehearsal: false,
+        };
         let mut outputs = Some(outputs);
         let mut plan = plan;
         let mut terminal = terminal;
@@ -150,6 +162,7 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
         launcher,
         state,
         secret: None,
+        handed: Handed::default(),
         kept: None,
         copy_in: None,
         signals,

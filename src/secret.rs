@@ -92,6 +92,22 @@ impl Secret {
         }
     }
 
+    /// Reads a private key and its certificates in PEM, under the same rules as a credential file but for its lines.
+    ///
+    /// # Errors
+    /// Missing, unreadable, empty, larger than [`MAX`], readable by others, a link, or not a file.
+    pub fn read_key(path: &Path) -> Result<Secret> {
+        let object = format!("client certificate {}", path.display());
+        let (mut vault, length) = Secret::fill(open_private(path)?, &object)?;
+        if length == 0 {
+            return Err(
+                Error::new(format!("use {object}"), "it is empty").hint("put a certificate and its key into it")
+            );
+        }
+        vault.set_len(length);
+        Ok(Secret { vault, touched: length })
+    }
+
     fn from_variable(name: &str) -> Result<Secret> {
         let object = format!("credential variable {name}");
         let mut vault = Vault::new().map_err(|errno| {
@@ -104,7 +120,12 @@ impl Secret {
         Secret::checked(vault, length, &object)
     }
 
-    fn from_reader(mut file: File, object: &str) -> Result<Secret> {
+    fn from_reader(file: File, object: &str) -> Result<Secret> {
+        let (vault, length) = Secret::fill(file, object)?;
+        Secret::checked(vault, length, object)
+    }
+
+    fn fill(mut file: File, object: &str) -> Result<(Vault, usize)> {
         let mut vault = Vault::new().map_err(|errno| {
             Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
         })?;
@@ -126,7 +147,7 @@ impl Secret {
                 }
             }
         }
-        Secret::checked(vault, length, object)
+        Ok((vault, length))
     }
 
     fn checked(mut vault: Vault, mut length: usize, object: &str) -> Result<Secret> {

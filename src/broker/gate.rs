@@ -94,6 +94,17 @@ pub fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         return refuse(StatusCode::LENGTH_REQUIRED, "the broker takes bodies by content-length only");
     }
+    framing_or_chunks(headers)
+}
+
+/// The same, and a body in chunks: git sends a large one so. For connections that the broker itself reads to the end and
+/// whose host gets each request framed anew, so that nobody behind it can read another length.
+pub fn framing_or_chunks(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if !chunked || codings.next().is_some() {
+        return refuse(StatusCode::NOT_IMPLEMENTED, "the broker knows one transfer coding, chunked");
+    }
     if headers.contains_key(header::UPGRADE) {
         return refuse(StatusCode::BAD_REQUEST, "the broker does not change protocols");
     }

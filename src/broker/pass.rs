@@ -114,30 +114,12 @@ impl Path {
             Ok(Ok(answer)) => answer,
         };
         self.tally.model.answered(started.elapsed());
-        let (mut head, body) = answer.into_parts();
-        let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
-        // Not asked for, and the credential could not be found in it.
-        if encoded || head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Lost::Encoded);
-        }
-        drop_hop_by_hop(&mut head.headers);
-        let telling: Vec<HeaderName> =
-            head.headers.iter().filter(|(_, value)| self.tells(value)).map(|(name, _)| name.clone()).collect();
-        telling.iter().for_each(|name| drop(head.headers.remove(name)));
-        let reader = Reader::new(&head.headers, &self.tally);
-        let redactor = Some(Redactor::new(self.credential.clone()));
-        let mut answer = passing(Passing::down(body, self.part(), redactor, reader));
-        *answer.status_mut() = head.status;
-        *answer.headers_mut() = head.headers;
-        Ok(answer)
+        let reader = Reader::new(answer.headers(), &self.tally);
+        cleaned(answer, &self.credential, self.part(), reader).map_err(|_| Lost::Encoded)
     }
 
     fn part(&self) -> Part {
         Part { counters: self.tally.model.clone(), timeout: self.timeout, budget: None }
-    }
-
-    fn tells(&self, value: &HeaderValue) -> bool {
-        contains(value.as_bytes(), &self.credential)
     }
 
     /// The upstream's path, and then the agent's.
@@ -164,14 +146,42 @@ impl Path {
         let (status, kind, why) = match lost {
             Lost::Unreachable(why) => (StatusCode::BAD_GATEWAY, "api_error", why.as_str()),
             Lost::Late => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", "no answer began in time"),
-            Lost::Encoded => {
-                (StatusCode::BAD_GATEWAY, "api_error", "its answer has an encoding that was not asked for")
-            }
+            Lost::Encoded => (StatusCode::BAD_GATEWAY, "api_error", ENCODED),
         };
         own(status, kind, &format!("the broker has no answer of {upstream}: {why}"))
     }
 }
 
+const ENCODED: &str = "its answer has an encoding that was not asked for";
+
+/// An answer as a cell gets it: without what is of one connection, and without the secret, in its head and in its body.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn cleaned(
+    answer: Response<Incoming>,
+    secret: &Arc<Secret>,
+    part: Part,
+    reader: Option<Reader>,
+) -> Result<Answer, &'static str> {
+    let (mut head, body) = answer.into_parts();
+    let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
+    // Not asked for, and the secret could not be found in it.
+    if encoded || head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(ENCODED);
+    }
+    drop_hop_by_hop(&mut head.headers);
+    let tells = |value: &HeaderValue| contains(value.as_bytes(), secret);
+    let telling: Vec<HeaderName> =
+        head.headers.iter().filter(|(_, value)| tells(value)).map(|(name, _)| name.clone()).collect();
+    telling.iter().for_each(|name| drop(head.headers.remove(name)));
+    let mut answer = passing(Passing::down(body, part, Some(Redactor::new(secret.clone())), reader));
+    *answer.status_mut() = head.status;
+    *answer.headers_mut() = head.headers;
+    Ok(answer)
+}
+
+/// Takes out what is of one connection, and what is named as that.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

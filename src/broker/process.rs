@@ -24,21 +24,20 @@ use tokio::time::sleep;
 
 use super::body::Passing;
 use super::gate::Gate;
+use super::inject::Injector;
 use super::names::Names;
 use super::pass::{Answer, Path, own};
 use super::proxy::{Pass, Proxy};
 use super::reach::{Budget, Reach};
 use super::tally::Tally;
-use super::{HEAD_SIZE, HEADERS, Held, MORE, QUIT, Setup, trust};
+use super::{HEAD, HEAD_SIZE, HEADERS, Held, MORE, QUIT, Setup, trust};
 use crate::confine::ids::{Ids, become_run};
 use crate::confine::{Places, capabilities, landlock, seccomp};
 use crate::plan::broker::Model;
+use crate::secret::Secret;
 use crate::sys;
 use crate::sys::channel::{Channel, MAX};
 use crate::sys::process::exit_now;
-
-/// How long a connection may take to send the head of a request, or be idle.
-const HEAD: Duration = Duration::from_secs(15);
 
 /// How long a connection to upstream is kept for the next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -82,8 +81,7 @@ fn enter(charge: &Charge<'_>) -> Result<Read, String> {
     let failed = |what: &'static str| move |errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
     setsid().map_err(failed("leave the launcher's session"))?;
     sys::fds::keep_only(&[listener.as_fd(), channel.as_fd()]).map_err(failed("close the launcher's descriptors"))?;
-    let authorities = plan.model.as_ref().and_then(|model| model.authorities.as_deref());
-    let roots = authorities.map(trust::read).transpose().map_err(|error| error.to_string())?;
+    let roots = plan.authorities.as_deref().map(trust::read).transpose().map_err(|error| error.to_string())?;
     let names = Names::read()?;
     capabilities::drop_bounding().map_err(failed("empty the broker's capability bounding set"))?;
     if let Some(ids) = ids {
@@ -194,8 +192,12 @@ impl Service {
 }
 
 fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAddr) -> Result<Service, String> {
-    let Setup { plan, held, pass, .. } = setup;
+    let Setup { plan, held, pass, injected, authority, .. } = setup;
     let Read { roots, names } = read;
+    let injector = match authority {
+        Some(authority) => Some(Injector::new(injected, authority, tls(roots.clone(), None)?)?),
+        None => None,
+    };
     let reach = (!plan.egress.hosts.is_empty()).then(|| Reach {
         egress: plan.egress.clone(),
         names: names.clone(),
@@ -204,10 +206,10 @@ fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAdd
         budget: Arc::new(Budget::new(plan.egress.bytes.0)),
         tally: tally.clone(),
     });
-    let proxy = reach.map(|reach| Arc::new(Proxy { reach, pass: Pass::new(pass) }));
+    let proxy = reach.map(|reach| Arc::new(Proxy { reach: Arc::new(reach), injector, pass: Pass::new(pass) }));
     let model = match (&plan.model, held) {
         (Some(model), Some(held)) => {
-            let client = client(roots, names, plan.connect_timeout)?;
+            let client = client(tls(roots, held.client_key.as_deref())?, names, plan.connect_timeout);
             Some(Arc::new(path(model, held, client, &tally, listener)?))
         }
         _ => None,
@@ -222,7 +224,7 @@ fn path(
     tally: &Arc<Tally>,
     listener: SocketAddr,
 ) -> Result<Path, String> {
-    let Held { credential, phantom, way } = held;
+    let Held { credential, phantom, way, .. } = held;
     let header = way.header.as_ref().ok_or("the agent's file names no header")?.get().clone();
     let scheme = if way.scheme.is_empty() { String::new() } else { format!("{} ", way.scheme) };
     let mut value = HeaderValue::from_bytes(&[scheme.as_bytes(), credential.expose()].concat())
@@ -239,17 +241,22 @@ fn path(
     })
 }
 
+/// How the broker speaks TLS to a host: it looks at its certificate, and shows its own where it has one.
+fn tls(roots: RootCertStore, key: Option<&Secret>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let failed = |error: rustls::Error| format!("cannot set TLS up: {error}");
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(failed)?.with_root_certificates(roots);
+    let Some(key) = key else { return Ok(builder.with_no_client_auth()) };
+    let (chain, key) = trust::identity(key.expose())?;
+    builder.with_client_auth_cert(chain, key).map_err(failed)
+}
+
 fn client(
-    roots: RootCertStore,
+    tls: ClientConfig,
     names: Names,
     patience: Duration,
-) -> Result<Client<HttpsConnector<HttpConnector<Names>>, Passing>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("cannot set TLS up: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+) -> Client<HttpsConnector<HttpConnector<Names>>, Passing> {
     let mut tcp = HttpConnector::new_with_resolver(names);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -259,5 +266,5 @@ fn client(
     let mut builder = Client::builder(TokioExecutor::new());
     builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
     builder.http1_max_buf_size(HEAD_SIZE).http1_max_headers(HEADERS).http2_max_header_list_size(HEAD_SIZE as u32);
-    Ok(builder.build(https.wrap_connector(tcp)))
+    builder.build(https.wrap_connector(tcp))
 }

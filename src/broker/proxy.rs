@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::body::{Part, Passing};
 use super::gate::{METHODS, climbs, framing, only};
+use super::inject::Injector;
 use super::pass::{Answer, drop_hop_by_hop, own};
 use super::reach::{Goal, Reach, Unreached, unreached};
 use super::tunnel::{self, Bounds};
@@ -27,7 +28,9 @@ use crate::secret::Secret;
 /// Who uses the broker as a proxy, and to where.
 pub struct Proxy {
     /// The list.
-    pub reach: Reach,
+    pub reach: Arc<Reach>,
+    /// The hosts that get a token.
+    pub injector: Option<Injector>,
     /// What a client sends to show that it is of this cell.
     pub pass: Pass,
 }
@@ -90,12 +93,16 @@ impl Proxy {
         let upgrade = hyper::upgrade::on(&mut request);
         let (head, _) = request.into_parts();
         let goal = self.goal(&head, false)?;
+        let ended = self.injector.as_ref().and_then(|injector| injector.find(&goal));
         let host = self.reach.connect(&goal).await?;
         tokio::spawn(async move {
             let _place = place;
             // The client has gone before it had its answer.
             let Ok(client) = upgrade.await else { return };
-            let Reach { budget, egress, .. } = &self.reach;
+            if let Some(ended) = ended {
+                return ended.serve(client, host, self.reach.clone(), goal).await;
+            }
+            let Reach { budget, egress, .. } = &*self.reach;
             let bounds = Bounds { budget, idle: egress.idle_timeout, asked };
             if let Err(cut) = tunnel::carry(TokioIo::new(client), host, &goal, &bounds).await {
                 goal.cut(&cut);
@@ -197,7 +204,7 @@ fn target(head: &Parts, plain: bool) -> Result<(HostName, u16), Unreached> {
 }
 
 /// A name and a port and nothing else: no user before it, no address.
-fn name_and_port(authority: &Authority, usual: Option<u16>) -> Result<(HostName, u16), Unreached> {
+pub fn name_and_port(authority: &Authority, usual: Option<u16>) -> Result<(HostName, u16), Unreached> {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     let text = authority.as_str();
     let (host, port) = match text.rsplit_once(':') {

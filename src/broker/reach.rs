@@ -56,7 +56,8 @@ pub struct Goal {
     pub counters: Arc<Counters>,
     /// Its name.
     pub name: HostName,
-    port: u16,
+    /// Its port.
+    pub port: u16,
     address: Option<IpAddr>,
 }
 

@@ -1,11 +1,11 @@
-//! The certificate authorities that vouch for an upstream.
+//! The certificate authorities that vouch for an upstream, and what vouches for the broker there.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::error::{Error, Result};
 
@@ -24,4 +24,17 @@ pub fn read(path: &Path) -> Result<RootCertStore> {
         return Err(Error::new(object, "there is none in it").hint("name a file with certificates in PEM"));
     }
     Ok(roots)
+}
+
+/// A client's certificate with those that lead to its authority, and its key, from one file in PEM.
+///
+/// # Errors
+/// A sentence: one of them is not in it. It says nothing of the file's text.
+pub fn identity(text: &[u8]) -> std::result::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(text).filter_map(|one| one.ok()).collect();
+    let key = PrivateKeyDer::from_pem_slice(text).map_err(|_| "there is no private key in PEM in it")?;
+    if chain.is_empty() {
+        return Err("there is no certificate in PEM in it".into());
+    }
+    Ok((chain, key))
 }

@@ -13,8 +13,10 @@ use super::layers::On;
 use super::rules::{self, Filter, Landlock};
 use crate::host::{Host, Lack};
 use crate::layer::Layer;
-use crate::policy::agent::{AgentSpec, Way};
+use crate::policy::agent::{AgentSpec, HeaderName, Way};
+use crate::policy::hosts::HostRule;
 use crate::policy::{NetworkMode, Policy};
+use crate::request::injection::Injection;
 use crate::request::{Request, UidRange, Upstream};
 
 /// Where the broker listens, on 127.0.0.1 of the cell. The namespace is the cell's own, so that the port is free; it is
@@ -31,6 +33,10 @@ pub struct Broker {
     pub model: Option<Model>,
     /// What else it leads to.
     pub egress: Egress,
+    /// Hosts of that which get a token, and the header of each.
+    pub injected: Vec<Injected>,
+    /// The file of the authorities that vouch for the upstream and for hosts that get a token; nothing where nobody has to.
+    pub authorities: Option<PathBuf>,
     /// Connections of the cell at once; more wait.
     pub connections: u32,
     /// How long a connection to a host may take.
@@ -51,10 +57,19 @@ pub struct Model {
     pub upstream: Upstream,
     /// How the agent may send its credential; the one that fits is known when the credential is read.
     pub ways: Vec<Way>,
-    /// The file of the authorities that vouch for the upstream; nothing where that is on this machine's loopback.
-    pub authorities: Option<PathBuf>,
+    /// The file with the broker's own certificate for the upstream.
+    pub client_cert: Option<PathBuf>,
     /// How long it waits for an answer to begin, and for each further part of it.
     pub timeout: Duration,
+}
+
+/// A host that gets a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Injected {
+    /// The host.
+    pub rule: HostRule,
+    /// The header that the broker adds.
+    pub header: HeaderName,
 }
 
 /// The parts of an upstream's URL.
@@ -101,11 +116,15 @@ pub fn of(
     if network != NetworkMode::Broker {
         return None;
     }
-    let model = has_model(request, agent).then(|| model(request, policy, agent, host)).flatten();
+    let model = has_model(request, agent).then(|| model(request, policy, agent)).flatten();
     let egress = egress::of(request, policy);
     let own_uid = on.has(Layer::Uid).then(|| request.uid_range.unwrap_or(on.uid_range));
     let ports = model.iter().map(|model| model.upstream.port).chain(egress.hosts.iter().map(|listed| listed.rule.port));
+    let injected: Vec<Injected> = request.inject.iter().map(Injected::from).collect();
+    let verifies = !injected.is_empty() || model.as_ref().is_some_and(|model| model.upstream.is_tls());
     Some(Broker {
+        authorities: host.authorities.get().ok().filter(|_| verifies).cloned(),
+        injected,
         url: format!("http://127.0.0.1:{PORT}"),
         connections: policy.network.connections.get(),
         connect_timeout: policy.network.connect_timeout.0,
@@ -117,11 +136,17 @@ pub fn of(
     })
 }
 
-fn model(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Option<Model> {
+impl From<&Injection> for Injected {
+    fn from(injection: &Injection) -> Injected {
+        Injected { rule: injection.rule.clone(), header: injection.header.clone() }
+    }
+}
+
+fn model(request: &Request, policy: &Policy, agent: &AgentSpec) -> Option<Model> {
     let upstream = upstream(request, agent)?.clone();
     Some(Model {
         ways: agent.credential.way.clone(),
-        authorities: host.authorities.get().ok().filter(|_| upstream.is_tls()).cloned(),
+        client_cert: request.client_cert.clone(),
         timeout: policy.network.upstream_timeout.0,
         upstream,
     })
@@ -130,6 +155,9 @@ fn model(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> 
 /// Why this agent cannot have a broker, whatever the host.
 pub fn lack(request: &Request, agent: &AgentSpec, host: &Host) -> Option<Lack> {
     let title = &agent.title;
+    if let (false, Err(lack)) = (request.inject.is_empty(), host.authorities.get()) {
+        return Some(lack.clone());
+    }
     if !has_model(request, agent) {
         return None;
     }

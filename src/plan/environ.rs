@@ -25,6 +25,19 @@ pub const INHERITED: [&str; 9] =
 /// The search path of every cell, after the directories of the agent's own interpreters.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// By these the usual clients take a file of authorities instead of the host's: OpenSSL and what is built on it, Python's
+/// requests and pip, curl, git, cargo, Deno, AWS.
+pub const AUTHORITIES: [&str; 8] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "CARGO_HTTP_CAINFO",
+    "DENO_CERT",
+    "AWS_CA_BUNDLE",
+];
+
 /// Names that `--setenv` refuses for every agent: they make the loader, the shell, an interpreter or git run code, or
 /// are the cell's own.
 const STEERING: [&str; 30] = [
@@ -110,6 +123,11 @@ pub fn variables(
         set(name, Text::plain(url));
     }
     broker.into_iter().for_each(|broker| proxy(broker, &mut set));
+    if broker.is_some_and(|broker| !broker.injected.is_empty()) {
+        AUTHORITIES.iter().for_each(|name| drop(set(name, Text::Template("{settings}/authorities.pem".into()))));
+        // Beside those that Node.js has built in.
+        set("NODE_EXTRA_CA_CERTS", Text::Template("{settings}/authority.pem".into()));
+    }
     all.extend(request.setenv.iter().map(|(name, value)| (name.clone(), Text::Hidden(value.clone()))));
     all.into_iter().collect()
 }

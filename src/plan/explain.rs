@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
+use std::path::Path;
 
-use super::broker::{self, Broker, Model};
+use super::broker::{self, Broker, Injected, Model};
 use super::egress::Listed;
 use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
 use crate::host::{Kind, groups};
@@ -143,8 +144,11 @@ fn network(job: &Job, plan: &Plan) -> Vec<String> {
 fn brokered(broker: &Broker) -> Vec<String> {
     let holds = if broker.model.is_some() { " that holds the credential" } else { "" };
     let mut lines = vec![format!("broker    {}, a process of its own{holds}", broker.url)];
-    lines.extend(broker.model.iter().flat_map(model));
+    lines.extend(broker.model.iter().flat_map(|one| model(one, broker.authorities.as_deref())));
     lines.extend(broker.egress.hosts.iter().map(listed));
+    let token =
+        |one: &Injected| format!("token     {}: the broker ends its TLS and adds {}", one.rule, one.header.get());
+    lines.extend(broker.injected.iter().map(token));
     lines.push(if broker.egress.hosts.is_empty() {
         "hosts     no other one".to_owned()
     } else {
@@ -157,20 +161,20 @@ fn brokered(broker: &Broker) -> Vec<String> {
     lines
 }
 
-fn model(model: &Model) -> [String; 2] {
-    let vouched = match &model.authorities {
+fn model(model: &Model, authorities: Option<&Path>) -> Vec<String> {
+    let vouched = match authorities.filter(|_| model.upstream.is_tls()) {
         Some(file) => format!("vouched for by {}", file.display()),
         None => "in the clear, on this machine's loopback".to_owned(),
     };
+    let shown = model.client_cert.as_ref().map(|file| format!("shows     {} to it", file.display()));
     let headers = model.ways.iter().filter_map(|way| {
         let shown = way.shown()?;
         Some(if way.prefix.is_empty() { shown } else { format!("{shown} (where it begins with {})", way.prefix) })
     });
     let headers: Vec<String> = headers.collect();
-    [
-        format!("upstream  {}, {vouched}", model.upstream.url),
-        format!("header    {}: the phantom in it becomes the credential", headers.join(", else ")),
-    ]
+    let upstream = format!("upstream  {}, {vouched}", model.upstream.url);
+    let header = format!("header    {}: the phantom in it becomes the credential", headers.join(", else "));
+    [upstream].into_iter().chain(shown).chain([header]).collect()
 }
 
 /// A host of the list and who named it.

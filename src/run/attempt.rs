@@ -15,7 +15,8 @@ use nix::unistd::pipe2;
 use super::conclude::usage;
 use super::streams::{c_string, resolve};
 use crate::alone::Alone;
-use crate::broker::{Broker, Held, Setup, Traffic};
+use crate::broker::authority::Authority;
+use crate::broker::{Broker, Held, Injected, Setup, Traffic, trust};
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::{Ids, fork_mappable, map_child};
@@ -27,9 +28,11 @@ use crate::host::Step;
 use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::plan::{Apart, Identity, Plan};
+use crate::policy::hosts::HostName;
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
-use crate::secret::Secret;
+use crate::request::injection::Injection;
+use crate::secret::{Secret, SecretSource};
 use crate::state::State;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
@@ -46,12 +49,44 @@ pub(super) struct Run<'a> {
     pub launcher: Ids,
     pub state: State,
     pub secret: Option<Arc<Secret>>,
+    pub handed: Handed,
     pub kept: Option<Kept>,
     pub copy_in: Option<OwnedFd>,
     pub signals: Signals,
     pub progress: Progress,
     pub started: Instant,
     pub rehearsal: bool,
+}
+
+/// What the caller hands to the broker beside the credential.
+#[derive(Default)]
+pub(super) struct Handed {
+    injected: Vec<Injected>,
+    client_key: Option<Arc<Secret>>,
+}
+
+impl Handed {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds something else.
+    pub fn read(job: &Job) -> Result<Handed> {
+        let one = |injection: &Injection| {
+            let secret = Arc::new(Secret::read(&SecretSource::File(injection.file.clone()), None)?);
+            Ok(Injected { rule: injection.rule.clone(), header: injection.header.clone(), secret })
+        };
+        let injected = job.request.inject.iter().map(one).collect::<Result<_>>()?;
+        let client_key = job.request.client_cert.as_deref().map(|path| {
+            let key = Secret::read_key(path)?;
+            let usable = trust::identity(key.expose());
+            usable.map_err(|why| {
+                Error::new(format!("use the client certificate of {}", path.display()), why)
+                    .hint("name a file with a certificate and its key in PEM")
+            })?;
+            Ok(Arc::new(key))
+        });
+        Ok(Handed { injected, client_key: client_key.transpose()? })
+    }
 }
 
 /// What a finished attempt came to.
@@ -83,6 +118,8 @@ pub(super) struct Words {
     pub phantom: Option<Arc<Secret>>,
     /// For the broker as a proxy: worth the list's hosts and not the credential, since it stands in variables.
     pub pass: Option<Arc<Secret>>,
+    /// What the cell trusts beside the host's authorities.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -148,7 +185,9 @@ impl Run<'_> {
             places.work.clone_from(&kept.directory.path);
         }
         cell.record(&self.record(plan, &cell, lease.as_ref()))?;
-        let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some());
+        let words = self.words(plan)?;
+        let own = words.authority.as_deref();
+        let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some(), own);
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
             let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
@@ -157,7 +196,6 @@ impl Run<'_> {
             })?;
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        let words = self.words(plan)?;
         let prepared = Prepared { cell, places, files, agent, lease, alone, words };
         match self.launch(plan, prepared, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
@@ -313,9 +351,13 @@ impl Run<'_> {
 
     /// What the agent gets where there is a broker. A rehearsal has none.
     fn words(&self, plan: &Plan) -> Result<Words> {
-        let mut words = Words { phantom: None, pass: None };
+        let mut words = Words { phantom: None, pass: None, authority: None };
         let Some(broker) = plan.broker.as_ref().filter(|_| !self.rehearsal) else { return Ok(words) };
         words.pass = Some(Arc::new(Secret::phantom("")?));
+        if !broker.injected.is_empty() {
+            let names: Vec<HostName> = broker.injected.iter().map(|one| one.rule.name.clone()).collect();
+            words.authority = Some(Arc::new(Authority::new(&names, plan.timeout)?));
+        }
         if broker.model.is_some() {
             // Without a phantom the agent would get the credential itself.
             let way = self.way().ok_or_else(|| {
@@ -334,10 +376,13 @@ impl Run<'_> {
     fn broker<'a>(&'a self, plan: &'a Plan, words: Words) -> Option<Broker<'a>> {
         let (plan, pass) = (plan.broker.as_ref()?, words.pass?);
         let held = match (words.phantom, self.secret.clone(), self.way()) {
-            (Some(phantom), Some(credential), Some(way)) => Some(Held { credential, phantom, way }),
+            (Some(phantom), Some(credential), Some(way)) => {
+                Some(Held { credential, phantom, way, client_key: self.handed.client_key.clone() })
+            }
             _ => None,
         };
-        Some(Broker::new(Setup { plan, state: &self.state, held, pass }))
+        let injected = self.handed.injected.clone();
+        Some(Broker::new(Setup { plan, state: &self.state, held, pass, injected, authority: words.authority }))
     }
 
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.

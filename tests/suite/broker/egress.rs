@@ -2,6 +2,7 @@
 
 mod asked; // what the caller may add, what explain says of it, and a list with nothing on it
 mod bounds; // connections, bytes, time
+mod injected; // tokens that the broker adds, to a host whose TLS it ends
 mod looked_up; // names and the addresses that they come to, with a DNS server that lies
 mod refused; // forms of a request that are none, tunnels that are for another host
 

@@ -266,3 +266,25 @@ fn whatever_other_layers_there_are() {
         assert!(upstream.asked().iter().all(|asked| asked.header("x-api-key") == [&service.token]));
     }
 }
+
+#[test]
+fn an_upstream_that_wants_a_certificate_gets_the_brokers() {
+    let Some(service) = Service::new(somebody()) else { return };
+    let upstream = Upstream::fine();
+    let (front, client_cert) = Front::mutual(upstream.address, service.stage.path());
+    let file = service.stage.private_file(service.who, "client.pem", &client_cert);
+    let script = "got, text = ask()\nsay(got.status, text)";
+    let ask = |more: &[&str]| {
+        let mut command = service.bare();
+        command.args(["--upstream", &front.url(), "--ca"]).arg(&front.ca).args(more);
+        output(client(&mut command, script))
+    };
+    let done = ask(&["--client-cert", file.to_str().unwrap()]);
+    assert_eq!(done.out, "200 fine\n", "{done:?}");
+    assert!(!done.err.contains("PRIVATE KEY"), "{done:?}");
+    // Without one the upstream does not answer.
+    assert!(ask(&[]).out.starts_with("502 "));
+    let ca = service.stage.private_file(service.who, "no-key.pem", &fs::read_to_string(&front.ca).unwrap());
+    let done = ask(&["--client-cert", ca.to_str().unwrap()]);
+    assert!(done.status.code() == Some(125) && done.err.contains("there is no private key in PEM in it"), "{done:?}");
+}

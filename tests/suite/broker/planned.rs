@@ -86,7 +86,7 @@ fn the_plan_has_the_whole_broker() {
     let broker = plan.broker.as_ref().unwrap();
     let model = broker.model.as_ref().unwrap();
     assert_eq!(model.upstream.url, "https://api.anthropic.com");
-    assert_eq!(model.authorities.as_deref(), Some(Path::new("/etc/ssl/cert.pem")));
+    assert_eq!(broker.authorities.as_deref(), Some(Path::new("/etc/ssl/cert.pem")));
     assert!(broker.egress.hosts.is_empty());
     let proxies = plan.environment.iter().filter(|(name, _)| name.to_string_lossy().to_lowercase().contains("proxy"));
     assert_eq!(proxies.count(), 0);

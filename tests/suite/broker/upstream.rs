@@ -17,7 +17,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 
 /// One request, as it came.
@@ -120,7 +122,24 @@ pub struct Front {
 impl Front {
     /// For the name or address that the certificate says, on 127.0.0.1. The file goes into this directory.
     pub fn new(behind: SocketAddr, name: SanType, dir: &Path) -> Front {
-        let (config, ca) = certificates(name);
+        Front::with(certificates(name), behind, dir)
+    }
+
+    /// One that wants a certificate of its clients, and that of a client of its, with the key.
+    pub fn mutual(behind: SocketAddr, dir: &Path) -> (Front, String) {
+        let (certificate, key, ca) = issued(SanType::DnsName("client.example".try_into().unwrap()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+        let (server, own, ca) = issued(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        let own = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_client_cert_verifier(clients).with_single_cert(vec![server.der().clone()], own);
+        (Front::with((config.unwrap(), ca), behind, dir), certificate.pem() + &key.serialize_pem())
+    }
+
+    fn with((config, ca): (ServerConfig, String), behind: SocketAddr, dir: &Path) -> Front {
         let path = dir.join(format!("ca-{:016x}.pem", rand::random::<u64>()));
         fs::write(&path, ca).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

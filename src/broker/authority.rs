@@ -1,0 +1,101 @@
+//! The authority of one run: it vouches for the hosts whose TLS the broker ends, and only this cell trusts it.
+//!
+//! Its key is no secret from the agent, who could at most deceive itself with it: nobody else trusts it, and it vouches
+//! for no name but those of its hosts. It is never written down.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints,
+};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::ResolvesServerCertUsingSni;
+use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
+
+use crate::error::{Error, Result};
+use crate::policy::hosts::HostName;
+
+/// Clocks differ.
+const SLACK: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    valid: (OffsetDateTime, OffsetDateTime),
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authority(…)")
+    }
+}
+
+impl Authority {
+    /// One for these names, for as long as the run may take.
+    ///
+    /// # Errors
+    /// A kernel without random bytes.
+    pub fn new(names: &[HostName], time: Duration) -> Result<Authority> {
+        let failed = |error: rcgen::Error| Error::new("make an authority for the cell", error.to_string());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let moment = |time: Duration| {
+            OffsetDateTime::from_unix_timestamp(time.as_secs() as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        let valid = (moment(now.saturating_sub(SLACK)), moment(now + time.min(SLACK * 365) + SLACK));
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+        params.distinguished_name.push(DnType::CommonName, "oubliette, this run only");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: names.iter().map(|name| GeneralSubtree::DnsName(name.to_string())).collect(),
+            // A permitted name says nothing of addresses (RFC 5280, 4.2.1.10).
+            excluded_subtrees: vec![
+                GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+                GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+            ],
+        });
+        (params.not_before, params.not_after) = valid;
+        let pem = params.self_signed(&key).map_err(failed)?.pem();
+        Ok(Authority { issuer: Issuer::new(params, key), pem, valid })
+    }
+
+    /// Its certificate, for the cell.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A server of this name, and of no other: a client that asks for another one gets no certificate.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn server(&self, name: &HostName) -> Result<Arc<ServerConfig>, String> {
+        let failed = |error: &dyn fmt::Display| format!("cannot vouch for {name}: {error}");
+        let key = KeyPair::generate().map_err(|error| failed(&error))?;
+        let mut params = CertificateParams::new(vec![name.to_string()]).map_err(|error| failed(&error))?;
+        params.distinguished_name.push(DnType::CommonName, name.as_str());
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        (params.not_before, params.not_after) = self.valid;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = provider.key_provider.load_private_key(key).map_err(|error| failed(&error))?;
+        let mut names = ResolvesServerCertUsingSni::new();
+        let certified = CertifiedKey::new(vec![certificate.der().clone()], key);
+        names.add(name.as_str(), certified).map_err(|error| failed(&error))?;
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config =
+            config.map_err(|error| failed(&error))?.with_no_client_auth().with_cert_resolver(Arc::new(names));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
