@@ -150,8 +150,9 @@ impl<'a> Broker<'a> {
         let (ours, theirs) = Channel::pair().map_err(failed)?;
         let launcher = getpid();
         lease.iter().for_each(Lease::use_it);
-        let held = held.iter().flat_map(|held| [&*held.credential, &*held.phantom]);
-        let secrets: Vec<&Secret> = held.chain([&**pass]).chain(injected.iter().map(|one| &*one.secret)).collect();
+        let held = held.iter().flat_map(|held| [&held.credential, &held.phantom].into_iter().chain(&held.client_key));
+        let all = held.chain([pass]).chain(injected.iter().map(|one| &one.secret));
+        let secrets: Vec<&Secret> = all.map(|secret| &**secret).collect();
         match Secret::fork_with(&secrets, || fork_into(CloneFlags::empty())).map_err(failed)? {
             Fork::Child => {
                 let ids = lease.as_ref().map(Lease::ids);
