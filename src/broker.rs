@@ -1,9 +1,10 @@
 //! The broker: a process beside the launcher that holds the credential in a cell's stead.
 //!
 //! It gets the agent's requests from a listener that the child made inside the cell's network namespace and passed out,
-//! so that no other process can connect to it, and it is the only way out of that namespace. It puts the credential where
-//! the agent sent its phantom, and sends the request on to the one upstream of the plan. As a proxy it leads to the hosts
-//! of the plan's list, and puts nothing into what passes there.
+//! so that no other process can connect to it, and it is the only way out of that namespace. Where there is none, the
+//! launcher listens on the host's loopback, and the broker hears only the agent's UID. It puts the credential where the
+//! agent sent its phantom, and sends the request on to the one upstream of the plan. As a proxy it leads to the hosts of
+//! the plan's list, and puts nothing into what passes there.
 //!
 //! It reads what a hostile agent sends, so it is not the launcher: a fork of it, made when the first connection is there,
 //! with a UID of its own where runs have one, no capability, a Landlock domain and a seccomp filter, and no descriptor
@@ -17,6 +18,7 @@ mod gate;
 mod inject;
 mod names;
 mod pass;
+mod peer;
 mod process;
 mod proxy;
 mod reach;
@@ -35,7 +37,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, Uid, getpid};
 
 use authority::Authority;
 
@@ -81,6 +83,8 @@ pub struct Setup<'a> {
     pub injected: Vec<Injected>,
     /// What stands for those hosts in the cell; it is there where any is.
     pub authority: Option<Arc<Authority>>,
+    /// The agent's UID.
+    pub agent: Uid,
 }
 
 /// A credential that the broker holds.
@@ -100,7 +104,7 @@ pub struct Held<'a> {
 #[derive(Debug)]
 pub struct Broker<'a> {
     setup: Setup<'a>,
-    /// Until the process has it.
+    /// Open to the end: where the port is the host's, nobody else gets it while the agent lives.
     listener: Option<OwnedFd>,
     process: Option<Process>,
     /// Why it has ended before it was asked to.
@@ -122,14 +126,14 @@ impl<'a> Broker<'a> {
         Broker { setup, listener: None, process: None, dead: None }
     }
 
-    /// Takes the listener that the child made.
+    /// Takes the listener.
     pub fn listen(&mut self, listener: OwnedFd) {
         self.listener = Some(listener);
     }
 
     /// Readable when somebody connects and no process is there yet: [`Broker::start`] it then.
     pub fn door(&self) -> Option<BorrowedFd<'_>> {
-        self.listener.as_ref().map(OwnedFd::as_fd)
+        self.listener.as_ref().filter(|_| self.process.is_none() && self.dead.is_none()).map(OwnedFd::as_fd)
     }
 
     /// Starts the process, at the first connection: an agent that asks nothing costs nothing.
@@ -137,8 +141,9 @@ impl<'a> Broker<'a> {
     /// # Errors
     /// A sentence. The run must then end.
     pub fn start(&mut self) -> Result<(), String> {
-        let Some(listener) = self.listener.take() else { return Ok(()) };
-        let made = self.fork(listener).map_err(|error| error.to_string());
+        let Some(listener) = &self.listener else { return Ok(()) };
+        let made = listener.try_clone().map_err(|error| Error::new("start the broker", error));
+        let made = made.and_then(|listener| self.fork(listener)).map_err(|error| error.to_string());
         self.process = Some(made.inspect_err(|why| self.dead = Some(why.clone()))?);
         Ok(())
     }

@@ -175,7 +175,7 @@ impl Cell {
                 .map_err(failed)?;
         }
         let at = |name: &str| self.path.join(name);
-        Ok(Places { home: at("home"), tmp: at("tmp"), work: at("work"), settings: at("settings") })
+        Ok(Places { home: at("home"), tmp: at("tmp"), work: at("work"), settings: at("settings"), broker: None })
     }
 
     /// Writes the launcher's files into the laid-out directories, before anything else can touch them.

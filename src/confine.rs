@@ -60,6 +60,8 @@ pub struct Places {
     pub work: PathBuf,
     /// The directory of the settings.
     pub settings: PathBuf,
+    /// The port of the broker, where that listens on the host's loopback.
+    pub broker: Option<u16>,
 }
 
 impl Places {
@@ -70,6 +72,7 @@ impl Places {
             tmp: "/tmp".into(),
             work: mounts::WORK.into(),
             settings: mounts::SETTINGS.into(),
+            broker: None,
         }
     }
 }
@@ -349,7 +352,7 @@ impl Confinement<'_> {
         if self.plan.broker.is_none() {
             return Ok(());
         }
-        let listener = sys::net::listener(crate::plan::broker::PORT)
+        let (listener, _) = sys::net::listener(crate::plan::broker::PORT)
             .map_err(|errno| Failure::at(Step::Listen, errno, "listen in the cell's network"))?;
         let sent = self.channel.send(b"L", Some(listener.as_fd()));
         sent.map_err(|errno| Failure::plain(errno, "hand the listener to the launcher"))
@@ -455,6 +458,9 @@ fn fill_from(mut pipe: File, path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
+/// Stands for the broker's port in a template.
+pub const PORT: &str = "{broker-port}";
+
 /// What a template's places stand for.
 pub fn expand(text: &str, places: &Places) -> String {
     let show = |path: &Path| path.to_string_lossy().into_owned();
@@ -462,4 +468,5 @@ pub fn expand(text: &str, places: &Places) -> String {
         .replace("{tmp}", &show(&places.tmp))
         .replace("{work}", &show(&places.work))
         .replace("{settings}", &show(&places.settings))
+        .replace(PORT, &places.broker.map(|port| port.to_string()).unwrap_or_default())
 }

@@ -270,11 +270,15 @@ impl Host {
     /// Takes back a fact that an attempt has shown to be wrong. Gives whether anything changed: an attempt that fails
     /// for another reason than a missing feature is a failure, never a reason to run with less.
     pub fn learn(&mut self, step: Step, errno: Errno) -> bool {
-        use Errno::{EACCES, EINVAL, ENODEV, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EUSERS};
+        use Errno::{EACCES, EAFNOSUPPORT, EINVAL, ENODEV, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EUSERS};
         if step == Step::Descriptors {
             return std::mem::replace(&mut self.private_descriptors, false);
         }
-        if !matches!(errno, EACCES | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS) {
+        // gVisor with the host's network grants a namespace without any family in it.
+        if !matches!(
+            errno,
+            EACCES | EAFNOSUPPORT | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS
+        ) {
             return false;
         }
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod egress;
 pub mod environ;
 pub mod explain;
+pub mod hold;
 pub mod layers;
 pub mod rules;
 
@@ -269,7 +270,7 @@ impl Plan {
         let settings =
             agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, &left_out));
         let identity = identity(request, &on);
-        let landlock = rules::landlock(policy, request, host, &on);
+        let landlock = rules::landlock(policy, request, host, &on, network);
         let broker = broker::of(request, policy, agent, host, &on, network);
         Ok(Plan {
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
@@ -353,7 +354,7 @@ fn classes(
         enforced: &enforced,
         few_programs: few,
         no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
-        broker: network == NetworkMode::Broker,
+        broker: (network == NetworkMode::Broker).then(|| hold::of(|layer| on.has(layer))),
         private_proc: host.private_descriptors,
         shared_uid: identity == Identity::Owner,
     };

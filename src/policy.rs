@@ -124,6 +124,8 @@ pub struct Network {
     pub bind: Ports,
     /// UDP in the host's network: name resolution needs it.
     pub udp: bool,
+    /// What must hold the agent to its broker, at least; a host that offers less is refused.
+    pub least: Hold,
     /// How long the broker waits for an answer to begin, and for each further part of it.
     pub upstream_timeout: Time,
     /// Hosts that the broker leads to beside the model's API.
@@ -150,6 +152,7 @@ impl Default for Network {
             connect: Ports::List(vec![443]),
             bind: Ports::List(vec![]),
             udp: true,
+            least: Hold::Nothing,
             upstream_timeout: Time(Duration::from_secs(600)),
             allow: Vec::new(),
             allow_more: false,
@@ -181,6 +184,29 @@ impl NetworkMode {
             NetworkMode::Host => "host",
             NetworkMode::None => "none",
             NetworkMode::Broker => "broker",
+        }
+    }
+}
+
+/// What holds an agent to its broker: the less, the more it reaches besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hold {
+    /// Nothing but what it was told: the base URL.
+    Nothing,
+    /// A Landlock rule for the broker's port, and a filter for what goes round such a rule.
+    Port,
+    /// A network of the cell's own.
+    Namespace,
+}
+
+impl Hold {
+    /// The word in a policy.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hold::Nothing => "nothing",
+            Hold::Port => "port",
+            Hold::Namespace => "namespace",
         }
     }
 }

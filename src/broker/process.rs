@@ -27,6 +27,7 @@ use super::gate::Gate;
 use super::inject::Injector;
 use super::names::Names;
 use super::pass::{Answer, Path, own};
+use super::peer::Peers;
 use super::proxy::{Pass, Proxy};
 use super::reach::{Budget, Reach};
 use super::tally::Tally;
@@ -34,6 +35,7 @@ use super::{HEAD, HEAD_SIZE, HEADERS, Held, MORE, QUIT, Setup, trust};
 use crate::confine::ids::{Ids, become_run};
 use crate::confine::{Places, capabilities, landlock, seccomp};
 use crate::plan::broker::Model;
+use crate::policy::Hold;
 use crate::secret::Secret;
 use crate::sys;
 use crate::sys::channel::{Channel, MAX};
@@ -73,16 +75,20 @@ pub fn run(charge: Charge<'_>) -> ! {
 struct Read {
     roots: RootCertStore,
     names: Names,
+    /// Where anybody may connect, who does.
+    peers: Option<Peers>,
 }
 
 /// Takes leave of the launcher: its descriptors, its session, its rights.
 fn enter(charge: &Charge<'_>) -> Result<Read, String> {
-    let Charge { setup: Setup { plan, .. }, listener, channel, ids, launcher } = charge;
+    let Charge { setup: Setup { plan, agent, .. }, listener, channel, ids, launcher } = charge;
     let failed = |what: &'static str| move |errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
     setsid().map_err(failed("leave the launcher's session"))?;
     sys::fds::keep_only(&[listener.as_fd(), channel.as_fd()]).map_err(failed("close the launcher's descriptors"))?;
     let roots = plan.authorities.as_deref().map(trust::read).transpose().map_err(|error| error.to_string())?;
     let names = Names::read()?;
+    let open = || Peers::open(*agent).map_err(|error| format!("cannot see who connects to the broker: {error}"));
+    let peers = (plan.hold != Hold::Namespace).then(open).transpose()?;
     capabilities::drop_bounding().map_err(failed("empty the broker's capability bounding set"))?;
     if let Some(ids) = ids {
         become_run(*ids).map_err(failed("give the broker a UID of its own"))?;
@@ -101,10 +107,10 @@ fn enter(charge: &Charge<'_>) -> Result<Read, String> {
     if let Some(filter) = &plan.filter {
         sys::seccomp::load(&seccomp::compile(filter)).map_err(failed("load the broker's seccomp filter"))?;
     }
-    Ok(Read { roots: roots.unwrap_or_else(RootCertStore::empty), names })
+    Ok(Read { roots: roots.unwrap_or_else(RootCertStore::empty), names, peers })
 }
 
-fn serve(charge: Charge<'_>, read: Read) -> Result<(), String> {
+fn serve(charge: Charge<'_>, mut read: Read) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot serve the cell: {error}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let Charge { setup, listener, channel, .. } = charge;
@@ -112,8 +118,9 @@ fn serve(charge: Charge<'_>, read: Read) -> Result<(), String> {
     let counted = tally.clone();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(TcpListener::from(listener)).map_err(failed)?;
+        let peers = read.peers.take();
         let service = service(&setup, read, tally, listener.local_addr().map_err(failed)?)?;
-        tokio::spawn(accept(listener, Arc::new(service), setup.plan.connections));
+        tokio::spawn(accept(listener, peers, Arc::new(service), setup.plan.connections));
         wait_for_the_launcher(&channel).await.map_err(failed)?;
         // A launcher that is gone asks nothing.
         let _ = say(&channel, &serde_json::to_vec(&counted.traffic()).unwrap_or_default());
@@ -139,7 +146,7 @@ async fn wait_for_the_launcher(channel: &Channel) -> std::io::Result<()> {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, connections: u32) {
+async fn accept(listener: tokio::net::TcpListener, mut peers: Option<Peers>, service: Arc<Service>, connections: u32) {
     let places = Arc::new(Semaphore::new(connections as usize));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -148,11 +155,16 @@ async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, connec
         .max_header_size(HEAD_SIZE)
         .max_headers(HEADERS);
     while let Ok(place) = places.clone().acquire_owned().await {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, there)) = listener.accept().await else {
             // No descriptor left: one comes back when a connection ends.
             sleep(Duration::from_millis(50)).await;
             continue;
         };
+        let agents = |peers: &mut Peers| stream.local_addr().is_ok_and(|here| peers.is_agents(here, there));
+        if !peers.as_mut().is_none_or(agents) {
+            service.tally.model.refused();
+            continue;
+        }
         let _ = stream.set_nodelay(true);
         // A tunnel has its place to its end.
         let (service, place) = (service.clone(), Arc::new(place));
@@ -193,7 +205,7 @@ impl Service {
 
 fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAddr) -> Result<Service, String> {
     let Setup { plan, held, pass, injected, authority, .. } = setup;
-    let Read { roots, names } = read;
+    let Read { roots, names, .. } = read;
     let injector = match authority {
         Some(authority) => Some(Injector::new(injected, authority, tls(roots.clone(), None)?)?),
         None => None,

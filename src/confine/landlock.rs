@@ -22,7 +22,7 @@ pub fn enter(plan: &Landlock, places: &Places, work: Option<BorrowedFd<'_>>) -> 
     let created =
         handled(plan, abi).and_then(Ruleset::create).map_err(|error| failed("make a Landlock ruleset", &error))?;
     let created = add_files(created, plan, abi, places, work)?;
-    let created = add_ports(created, plan).map_err(|error| failed("add a Landlock rule for a port", &error))?;
+    let created = add_ports(created, plan, places).map_err(|error| failed("add a Landlock rule for a port", &error))?;
     let status = created.restrict_self().map_err(|error| failed("enter the Landlock domain", &error))?;
     if status.ruleset != RulesetStatus::FullyEnforced {
         return Err(("enter the whole Landlock domain".into(), Errno::EOPNOTSUPP));
@@ -75,8 +75,13 @@ fn add_files(
     Ok(created)
 }
 
-fn add_ports(mut created: RulesetCreated, plan: &Landlock) -> Result<RulesetCreated, landlock::RulesetError> {
-    for &port in plan.connect.iter().flatten() {
+fn add_ports(
+    mut created: RulesetCreated,
+    plan: &Landlock,
+    places: &Places,
+) -> Result<RulesetCreated, landlock::RulesetError> {
+    let brokers = places.broker.filter(|_| plan.broker);
+    for &port in plan.connect.iter().flatten().chain(&brokers) {
         created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
     for &port in plan.bind.iter().flatten() {

@@ -184,6 +184,9 @@ fn rules(filter: &Filter) -> Vec<(u32, Block)> {
     add(libc::SYS_ioctl, one_of(1, &terminal.map(|request| (request, libc::EPERM))));
     add(libc::SYS_personality, personality());
     add(libc::SYS_socket, socket(filter));
+    if !filter.listen {
+        add(libc::SYS_listen, vec![errno(libc::EPERM)]);
+    }
     // A first write with the connection goes round Landlock's rule for connect.
     let fast = libc::MSG_FASTOPEN as u32;
     add(libc::SYS_sendto, unless_clear(3, fast));
@@ -308,7 +311,7 @@ mod tests {
     use super::*;
 
     const STRICT: Filter =
-        Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: false, others: false };
+        Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: false, listen: false, others: false };
 
     /// What the kernel would do with this program and call.
     fn run(program: &[Instruction], number: i64, arguments: &[u32]) -> u32 {
@@ -367,6 +370,8 @@ mod tests {
         assert!(
             open(libc::AF_NETLINK, libc::SOCK_RAW, 0) && !open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT)
         );
+        assert_ne!(run(&program, libc::SYS_listen, &[3, 1]), ALLOW);
+        assert_eq!(run(&compile(&Filter { listen: true, ..STRICT }), libc::SYS_listen, &[3, 1]), ALLOW);
         assert!(!open(libc::AF_VSOCK, libc::SOCK_STREAM, 0) && !open(libc::AF_PACKET, libc::SOCK_RAW, 0));
     }
 

@@ -9,17 +9,19 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::egress::{self, Egress};
+use super::hold;
 use super::layers::On;
 use super::rules::{self, Filter, Landlock};
+use crate::confine;
 use crate::host::{Host, Lack};
 use crate::layer::Layer;
 use crate::policy::agent::{AgentSpec, HeaderName, Way};
 use crate::policy::hosts::HostRule;
-use crate::policy::{NetworkMode, Policy};
+use crate::policy::{Hold, NetworkMode, Policy};
 use crate::request::injection::Injection;
 use crate::request::{Request, UidRange, Upstream};
 
-/// Where the broker listens, on 127.0.0.1 of the cell. The namespace is the cell's own, so that the port is free; it is
+/// Where the broker listens, on 127.0.0.1 of the cell, where that has a network of its own. The namespace is the cell's own, so that the port is free; it is
 /// below those that the kernel gives out, and none that a server of the agent's would have.
 pub const PORT: u16 = 20_080;
 
@@ -27,7 +29,8 @@ pub const PORT: u16 = 20_080;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Broker {
-    /// Where it listens: the base URL and the proxy that the agent gets.
+    /// Where it listens: the base URL and the proxy that the agent gets. Of a broker on the host's loopback the port is known
+    /// when it listens.
     pub url: String,
     /// The model's API, where the agent's requests to that are brokered.
     pub model: Option<Model>,
@@ -37,6 +40,8 @@ pub struct Broker {
     pub injected: Vec<Injected>,
     /// The file of the authorities that vouch for the upstream and for hosts that get a token; nothing where nobody has to.
     pub authorities: Option<PathBuf>,
+    /// What holds the agent to it.
+    pub hold: Hold,
     /// Connections of the cell at once; more wait.
     pub connections: u32,
     /// How long a connection to a host may take.
@@ -116,6 +121,7 @@ pub fn of(
     if network != NetworkMode::Broker {
         return None;
     }
+    let hold = hold::of(|layer| on.has(layer));
     let model = has_model(request, agent).then(|| model(request, policy, agent)).flatten();
     let egress = egress::of(request, policy);
     let own_uid = on.has(Layer::Uid).then(|| request.uid_range.unwrap_or(on.uid_range));
@@ -125,7 +131,11 @@ pub fn of(
     Some(Broker {
         authorities: host.authorities.get().ok().filter(|_| verifies).cloned(),
         injected,
-        url: format!("http://127.0.0.1:{PORT}"),
+        url: match hold {
+            Hold::Namespace => format!("http://127.0.0.1:{PORT}"),
+            Hold::Port | Hold::Nothing => format!("http://127.0.0.1:{}", confine::PORT),
+        },
+        hold,
         connections: policy.network.connections.get(),
         connect_timeout: policy.network.connect_timeout.0,
         uids: own_uid,

@@ -117,10 +117,10 @@ pub fn variables(
     for (name, value) in &agent.environment.set {
         set(name, Text::Template(value.clone()));
     }
-    let brokered = broker.filter(|broker| broker.model.is_some()).map(|broker| &broker.url);
-    let base_url = brokered.or(request.upstream.as_ref().map(|upstream| &upstream.url));
+    let brokered = broker.filter(|broker| broker.model.is_some()).map(|broker| Text::Template(broker.url.clone()));
+    let base_url = brokered.or(request.upstream.as_ref().map(|upstream| Text::plain(&upstream.url)));
     if let (Some(name), Some(url)) = (&agent.environment.base_url, base_url) {
-        set(name, Text::plain(url));
+        set(name, url);
     }
     broker.into_iter().for_each(|broker| proxy(broker, &mut set));
     if broker.is_some_and(|broker| !broker.injected.is_empty()) {

@@ -10,7 +10,7 @@ use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal}
 use crate::host::{Kind, groups};
 use crate::job::Job;
 use crate::layer::Decision;
-use crate::policy::NetworkMode;
+use crate::policy::{Hold, NetworkMode};
 use crate::request::Setting;
 
 /// What would happen, layer by layer, and why.
@@ -110,7 +110,11 @@ fn files(plan: &Plan) -> Vec<String> {
 fn network(job: &Job, plan: &Plan) -> Vec<String> {
     let mut lines = vec![match plan.network {
         NetworkMode::Host => "the host's".to_owned(),
-        NetworkMode::Broker => "none but a loopback of the cell's own, and on it the broker".into(),
+        NetworkMode::Broker => match plan.broker.as_ref().map(|broker| broker.hold) {
+            None | Some(Hold::Namespace) => "none but a loopback of the cell's own, and on it the broker".into(),
+            Some(Hold::Port) => "the host's, and of that the broker's port alone".into(),
+            Some(Hold::Nothing) => "the host's, and on its loopback the broker".into(),
+        },
         NetworkMode::None if plan.namespaces.net => "none but a loopback of the cell's own".into(),
         NetworkMode::None if plan.filter.is_some_and(|filter| !filter.inet) => {
             "none: no internet socket can be made".into()
@@ -130,7 +134,8 @@ fn network(job: &Job, plan: &Plan) -> Vec<String> {
                 ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
             }
         };
-        lines.extend(landlock.connect.as_ref().map(|list| format!("TCP ports to connect to: {}", ports(list))));
+        let connect = |list: &Vec<u16>| if landlock.broker { "the broker's".to_owned() } else { ports(list) };
+        lines.extend(landlock.connect.as_ref().map(|list| format!("TCP ports to connect to: {}", connect(list))));
         lines.extend(landlock.bind.as_ref().map(|list| format!("TCP ports to bind: {}", ports(list))));
     }
     let udp = plan.filter.is_none_or(|filter| filter.udp);

@@ -1,13 +1,13 @@
 //! What becomes of each layer on a host.
 #![forbid(unsafe_code)]
 
-use super::{Apart, Namespaces, Planned, broker};
+use super::{Apart, Namespaces, Planned, broker, hold};
 use crate::cli::Require;
 use crate::host::groups::{self, Group};
 use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
 use crate::policy::agent::AgentSpec;
-use crate::policy::{NetworkMode, Policy};
+use crate::policy::{Hold, NetworkMode, Policy};
 use crate::ranges::OWNER;
 use crate::request::{Request, UidRange, Workspace};
 
@@ -49,8 +49,9 @@ pub fn decide(
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
         let can = can(layer, request, policy, agent, host, network);
-        // Without its namespace there is no broker, and never an agent with the credential in its stead.
-        let want = if layer == Layer::Net && network == NetworkMode::Broker { Want::Required } else { want };
+        // Whatever the policy says of the namespace: where there can be no broker, the agent never has the credential in
+        // its stead.
+        let want = if layer == Layer::Net && matches!(can, Can::Refuse(_)) { Want::Required } else { want };
         let insists = request.require.contains(&Require::Layer(layer)) || policy.want(layer) == Want::Required;
         Planned { layer, decision: decision(layer, want, insists, can) }
     });
@@ -76,10 +77,14 @@ pub fn want(request: &Request, policy: &Policy, layer: Layer) -> Want {
     }
 }
 
+const OFF: &str = "the policy switches it off";
+
 /// `insists`: the layer itself is required by name, so that it does not apply to this run is no excuse.
 fn decision(layer: Layer, want: Want, insists: bool, can: Can) -> Decision {
     match (want, can) {
-        (Want::Off, _) => Decision::Off { why: "the policy switches it off".into() },
+        // What follows from it is told.
+        (Want::Off, Can::Off(why)) if layer == Layer::Net => Decision::Off { why },
+        (Want::Off, _) => Decision::Off { why: OFF.into() },
         (_, Can::Enforce(how)) => Decision::Enforce { how },
         (Want::Required, Can::Lack(Lack { why, remedy })) | (_, Can::Refuse(Lack { why, remedy })) => {
             Decision::Refuse { why, remedy }
@@ -107,7 +112,7 @@ fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host
             Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
         }
         Layer::LandlockFs => landlock(host, 1, "files"),
-        Layer::LandlockNet => landlock_net(policy, host, network),
+        Layer::LandlockNet => landlock_net(request, policy, host, network),
         Layer::LandlockScope => landlock(host, 6, "signals and abstract sockets"),
         Layer::Seccomp => of(&host.seccomp, |()| "filter as a tree".into()),
         Layer::Capabilities => capabilities(request, policy, agent, host, network),
@@ -222,19 +227,10 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
 }
 
 fn net(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    let off = want(request, policy, Layer::Net) == Want::Off;
     match network {
-        NetworkMode::Broker if policy.want(Layer::Net) == Want::Off => Can::Lack(Lack::new(
-            "the policy switches layer net off, and the broker listens in a network of the cell's own",
-            "do not switch it off, or use --network host",
-        )),
-        NetworkMode::Broker => match (host.namespaces.get(), host.net.get(), broker::lack(request, agent, host)) {
-            (Err(lack), ..) | (_, Err(lack), _) => Can::Lack(Lack::new(
-                format!("a broker needs a network of the cell's own: {}", lack.why),
-                format!("{}; or --network host, where the agent holds the credential itself", lack.remedy),
-            )),
-            (.., Some(lack)) => Can::Lack(lack),
-            _ => Can::Enforce("its own loopback, and on it the broker".into()),
-        },
+        NetworkMode::Broker => net_of_broker(request, policy, agent, host, network),
+        NetworkMode::Host | NetworkMode::None if off => Can::Off(OFF.into()),
         NetworkMode::Host => Can::Off("the network is the host's (--network none gives the cell its own)".into()),
         NetworkMode::None => match &host.namespaces {
             Fact::Lacks(lack) => Can::Lack(lack.clone()),
@@ -244,6 +240,38 @@ fn net(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, netwo
             }),
         },
     }
+}
+
+/// Without the namespace the broker listens on the host's loopback, and other layers do what they can. The credential
+/// stays outside of the cell in any case; what differs is what else the agent reaches, and who reaches its broker.
+fn net_of_broker(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+    if let Some(lack) = broker::lack(request, agent, host) {
+        return Can::Refuse(lack);
+    }
+    let off = want(request, policy, Layer::Net) == Want::Off;
+    let missing = host.namespaces.get().err().or(host.net.get().err());
+    let (why, remedy) = match missing {
+        _ if off => (OFF, "do not switch layer net off"),
+        Some(lack) => (lack.why.as_str(), lack.remedy.as_str()),
+        None => return Can::Enforce("its own loopback, and on it the broker".into()),
+    };
+    let on = |layer| layer != Layer::Net && in_force(layer, request, policy, agent, host, network);
+    let (held, least) = (hold::of(on), policy.network.least);
+    if held < least {
+        let others = if least == Hold::Port { "; or have Landlock from ABI 4 on and a seccomp filter" } else { "" };
+        return Can::Refuse(Lack::new(
+            format!(
+                "{why}, and the policy lets no broker listen where less than a {} holds the agent to it",
+                least.name()
+            ),
+            format!("{remedy}{others}; or change `network.least` of the policy"),
+        ));
+    }
+    let why = match held.open(in_space(request, on).is_none()) {
+        Some(open) => format!("{why}; without it {open}"),
+        None => why.to_owned(),
+    };
+    if off { Can::Off(why) } else { Can::Lack(Lack::new(why, remedy)) }
 }
 
 /// Whether a layer that another depends on will be in force.
@@ -356,13 +384,14 @@ fn landlock(host: &Host, needed: u32, what: &str) -> Can {
     }
 }
 
-fn landlock_net(policy: &Policy, host: &Host, network: NetworkMode) -> Can {
-    if network != NetworkMode::Host
-        && host.namespaces.get().is_ok()
-        && host.net.get().is_ok()
-        && policy.want(Layer::Net) != Want::Off
-    {
+fn landlock_net(request: &Request, policy: &Policy, host: &Host, network: NetworkMode) -> Can {
+    let own = host.namespaces.get().is_ok() && host.net.get().is_ok() && want(request, policy, Layer::Net) != Want::Off;
+    if network != NetworkMode::Host && own {
         return Can::Off("the network namespace has nothing to reach".into());
+    }
+    // On the host's loopback: whatever ports the policy lets an agent connect to that holds its credential itself.
+    if network == NetworkMode::Broker {
+        return landlock(host, 4, "TCP ports");
     }
     if policy.network.connect.list().is_none() && policy.network.bind.list().is_none() {
         return Can::Off("the policy allows every port".into());

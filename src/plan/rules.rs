@@ -23,6 +23,8 @@ pub struct Landlock {
     pub few_programs: bool,
     /// TCP ports that may be connected to; nothing where connecting is not restricted.
     pub connect: Option<Vec<u16>>,
+    /// The port of the broker on the host's loopback may be connected to, too. It is known when the broker listens.
+    pub broker: bool,
     /// TCP ports that may be bound.
     pub bind: Option<Vec<u16>>,
     /// Signals and abstract sockets stay in the domain.
@@ -90,6 +92,8 @@ pub struct Filter {
     pub inet: bool,
     /// UDP sockets are allowed.
     pub udp: bool,
+    /// Sockets may listen. Landlock has no rule for one that was not bound and so gets a port of the kernel's.
+    pub listen: bool,
     /// Scheduling, limits and kill(-1) may name other processes: all of them are the cell's own.
     pub others: bool,
 }
@@ -126,14 +130,19 @@ const ETC_FILES: [&str; 10] = [
 ];
 
 /// The domain, where any of its parts is in force.
-pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On) -> Option<Landlock> {
+pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On, network: NetworkMode) -> Option<Landlock> {
     let [files, net, scope] = [Layer::LandlockFs, Layer::LandlockNet, Layer::LandlockScope].map(|layer| on.has(layer));
     if !(files || net || scope) {
         return None;
     }
     let listed = policy.kernel.execute.list();
-    let connect = policy.network.connect.list().filter(|_| net).map(|ports| {
+    let brokered = hosts_broker(network, on);
+    let allowed = if brokered { Some(&[][..]) } else { policy.network.connect.list() };
+    let connect = allowed.filter(|_| net).map(|ports| {
         let mut ports = ports.to_vec();
+        if brokered {
+            return ports;
+        }
         ports.extend(request.upstream.as_ref().map(|upstream| upstream.port).filter(|port| !ports.contains(port)));
         ports
     });
@@ -142,9 +151,15 @@ pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On) -> Opt
         files: files.then(|| file_rules(host, on, listed)),
         few_programs: files && listed.is_some(),
         connect,
+        broker: net && brokered,
         bind: policy.network.bind.list().filter(|_| net).map(<[u16]>::to_vec),
         scope,
     })
+}
+
+/// Whether there is a broker that listens on the host's loopback.
+fn hosts_broker(network: NetworkMode, on: &On) -> bool {
+    network == NetworkMode::Broker && !on.has(Layer::Net)
 }
 
 /// The port of DNS, for long answers.
@@ -162,6 +177,7 @@ pub fn brokers_landlock(host: &Host, on: &On, ports: impl Iterator<Item = u16>) 
         files: Some(Vec::new()),
         few_programs: true,
         connect: (abi >= 4).then_some(connect),
+        broker: false,
         bind: (abi >= 4).then(Vec::new),
         scope: abi >= 6,
     })
@@ -169,7 +185,7 @@ pub fn brokers_landlock(host: &Host, on: &On, ports: impl Iterator<Item = u16>) 
 
 /// The broker's filter.
 pub const BROKERS_FILTER: Filter =
-    Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: true, others: false };
+    Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: true, listen: true, others: false };
 
 fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> {
     let few = listed.is_some();
@@ -220,8 +236,9 @@ pub fn filter(policy: &Policy, on: &On, network: NetworkMode) -> Option<Filter> 
         ptrace: policy.kernel.ptrace && (on.has(Layer::Pid) || on.has(Layer::Uid) || on.has(Layer::LandlockFs)),
         namespaces: policy.kernel.nested_namespaces,
         ipc: on.has(Layer::Ipc),
-        inet: own_net || network == NetworkMode::Host,
+        inet: own_net || network != NetworkMode::None,
         udp: own_net || (network == NetworkMode::Host && policy.network.udp),
+        listen: !(hosts_broker(network, on) && on.has(Layer::LandlockNet)) || policy.network.bind.list() != Some(&[]),
         others: on.has(Layer::Pid),
     })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Hold;
 use crate::layer::Layer;
 
 /// One class of what an agent must not do. An agent file maps each to that agent's own names.
@@ -70,8 +71,8 @@ pub struct Twins<'a> {
     pub few_programs: bool,
     /// Nothing outside the cell can be connected to.
     pub no_network: bool,
-    /// The network leads to a broker and nowhere else.
-    pub broker: bool,
+    /// There is a broker, and this holds the agent to it.
+    pub broker: Option<Hold>,
     /// /proc keeps environ, maps and descriptors from other UIDs. Not so under gVisor.
     pub private_proc: bool,
     /// The workspace is on the host and the agent's UID owns it.
@@ -185,7 +186,12 @@ impl Class {
                 few
             }
             Class::NetworkTools if twins.no_network => Some("net: there is no network"),
-            Class::NetworkTools if twins.broker => Some("net: nothing but the broker is reached"),
+            Class::NetworkTools if twins.broker == Some(Hold::Namespace) => {
+                Some("net: nothing but the broker is reached")
+            }
+            Class::NetworkTools if twins.broker == Some(Hold::Port) => {
+                Some("landlock-net: no port but the broker's is reached")
+            }
             Class::NetworkTools => few,
             Class::Web => twins.no_network.then_some("net: there is no network"),
             Class::Background => twins.has(Layer::Pid).then_some("pid: everything ends with the run"),

@@ -28,6 +28,7 @@ use crate::host::Step;
 use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::plan::{Apart, Identity, Plan};
+use crate::policy::Hold;
 use crate::policy::hosts::HostName;
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
@@ -37,6 +38,7 @@ use crate::state::State;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
+use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
@@ -184,6 +186,7 @@ impl Run<'_> {
         if let (None, Some(kept)) = (&plan.root, &self.kept) {
             places.work.clone_from(&kept.directory.path);
         }
+        let listener = self.listener(plan, &mut places)?;
         cell.record(&self.record(plan, &cell, lease.as_ref()))?;
         let words = self.words(plan)?;
         let own = words.authority.as_deref();
@@ -197,7 +200,7 @@ impl Run<'_> {
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
         let prepared = Prepared { cell, places, files, agent, lease, alone, words };
-        match self.launch(plan, prepared, outputs, terminal)? {
+        match self.launch(plan, prepared, listener, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
             Err(finished) => Ok(*finished),
         }
@@ -242,6 +245,7 @@ impl Run<'_> {
         &'a self,
         plan: &'a Plan,
         prepared: Prepared,
+        listener: Option<OwnedFd>,
         outputs: &Option<Outputs>,
         terminal: &mut Option<Terminal>,
     ) -> Result<Result<Launched<'a>, Box<Finished>>> {
@@ -257,7 +261,7 @@ impl Run<'_> {
         let child = match fork(if theirs.is_some() { CloneFlags::empty() } else { flags }) {
             Ok(Fork::Child) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
-                drop((ends.channel, ends.exec_failed, ends.relays, keeper));
+                drop((ends.channel, ends.exec_failed, ends.relays, keeper, listener));
                 let Some(channel) = theirs else { confinement.start() };
                 let ward = keeper::start(confinement, flags, channel);
                 self.keep(plan, prepared, ward)
@@ -282,7 +286,7 @@ impl Run<'_> {
             grace: plan.grace,
             relays: ends.relays,
             terminal: terminal.take(),
-            broker: self.broker(plan, prepared.words),
+            broker: self.broker(plan, prepared.words, prepared.agent, listener),
             top: None,
             started: None,
         };
@@ -373,7 +377,7 @@ impl Run<'_> {
     }
 
     /// What answers to these words.
-    fn broker<'a>(&'a self, plan: &'a Plan, words: Words) -> Option<Broker<'a>> {
+    fn broker<'a>(&'a self, plan: &'a Plan, words: Words, agent: Ids, listener: Option<OwnedFd>) -> Option<Broker<'a>> {
         let (plan, pass) = (plan.broker.as_ref()?, words.pass?);
         let held = match (words.phantom, self.secret.clone(), self.way()) {
             (Some(phantom), Some(credential), Some(way)) => {
@@ -381,8 +385,25 @@ impl Run<'_> {
             }
             _ => None,
         };
-        let injected = self.handed.injected.clone();
-        Some(Broker::new(Setup { plan, state: &self.state, held, pass, injected, authority: words.authority }))
+        let (injected, authority) = (self.handed.injected.clone(), words.authority);
+        let setup = Setup { plan, state: &self.state, held, pass, injected, authority, agent: agent.uid };
+        let mut broker = Broker::new(setup);
+        listener.into_iter().for_each(|listener| broker.listen(listener));
+        Some(broker)
+    }
+
+    /// A listener for the broker where the cell has no network of its own to make one in. Its port is the kernel's choice:
+    /// no other run has it, and a rule for it opens none that a service would have.
+    fn listener(&self, plan: &Plan, places: &mut Places) -> Result<Option<OwnedFd>> {
+        if plan.broker.as_ref().is_none_or(|broker| broker.hold == Hold::Namespace) {
+            return Ok(None);
+        }
+        let (listener, port) = sys::net::listener(0).map_err(|errno| {
+            Error::new("listen on 127.0.0.1 for the broker", errno)
+                .hint("let the launcher make TCP sockets, or use --network host")
+        })?;
+        places.broker = Some(port);
+        Ok(Some(listener))
     }
 
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.

@@ -78,7 +78,9 @@ impl Run<'_> {
 
     pub(super) fn environment(&self, plan: &Plan, places: &Places, pass: Option<&Secret>) -> Vec<CString> {
         let value = |text: &Text| match (text, pass) {
-            (Text::Pass(text), Some(pass)) => text.replace("{pass}", &String::from_utf8_lossy(pass.expose())).into(),
+            (Text::Pass(text), Some(pass)) => {
+                expand(text, places).replace("{pass}", &String::from_utf8_lossy(pass.expose())).into()
+            }
             _ => resolve(text, places),
         };
         let mut all: Vec<(OsString, OsString)> =

@@ -4,7 +4,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket};
 
 /// Brings `lo` up.
 ///
@@ -29,14 +29,16 @@ pub fn loopback_up() -> Result<(), Errno> {
     Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }).map(drop)
 }
 
-/// A listener on 127.0.0.1 in this process's network namespace, non-blocking.
+/// A listener on 127.0.0.1 in this process's network namespace, non-blocking, and its port: 0 asks for one of the
+/// kernel's choice.
 ///
 /// # Errors
 /// The errno of socket(2), bind(2) or listen(2).
-pub fn listener(port: u16) -> Result<OwnedFd, Errno> {
+pub fn listener(port: u16) -> Result<(OwnedFd, u16), Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
     bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port))?;
     listen(&socket, Backlog::MAXCONN)?;
-    Ok(socket)
+    let port = getsockname::<SockaddrIn>(socket.as_raw_fd())?.port();
+    Ok((socket, port))
 }

@@ -6,6 +6,7 @@ mod end; // a run whose broker ends is a failure, and leaves nothing
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods
 mod planned;
+mod tiers; // without a network of the cell's own: what is reached, and by whom
 mod upstream; // servers on 127.0.0.1 that write down what they get, and TLS in front of any // where there can be no broker there is no run, and explain says what it does
 
 use std::fs;
@@ -84,13 +85,7 @@ impl Service {
     }
 
     fn with(who: Who, token: &str) -> Option<Service> {
-        need_program("python3")?;
-        let stage = Stage::new();
-        let policies = stage.path().join("policies");
-        fs::create_dir_all(policies.join("agents")).unwrap();
-        fs::write(policies.join("agents/client.toml"), AGENT).unwrap();
-        let file = stage.private_file(who, "token", &format!("{token}\n"));
-        let service = Service { stage, who, token: token.to_owned(), file, policies };
+        let service = Service::made(who, token)?;
         let mut explain = service.stage.command(who, &[]);
         explain.arg("explain").arg("--state-dir").arg(service.stage.state(who));
         let explained = output(explain.args(["--json", "--network", "none", "--", "true"]));
@@ -98,6 +93,21 @@ impl Service {
         let layers = plan["plan"]["layers"].as_array().unwrap();
         let net = layers.iter().any(|layer| layer["layer"] == "net" && layer["decision"] == "enforce");
         need::need("network namespaces", net).then_some(service)
+    }
+
+    /// The same on every host.
+    fn anywhere(who: Who) -> Option<Service> {
+        Service::made(who, &format!("sk-real-{:032x}", rand::random::<u128>()))
+    }
+
+    fn made(who: Who, token: &str) -> Option<Service> {
+        need_program("python3")?;
+        let stage = Stage::new();
+        let policies = stage.path().join("policies");
+        fs::create_dir_all(policies.join("agents")).unwrap();
+        fs::write(policies.join("agents/client.toml"), AGENT).unwrap();
+        let file = stage.private_file(who, "token", &format!("{token}\n"));
+        Some(Service { stage, who, token: token.to_owned(), file, policies })
     }
 
     /// `oubliette run` with everything but the upstream and the command.

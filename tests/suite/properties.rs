@@ -7,7 +7,7 @@ use oubliette::layer::{Layer, Want};
 use oubliette::plan::{Apart, Credential, Denied, Identity, Plan};
 use oubliette::policy::agent::AgentSpec;
 use oubliette::policy::deny::Class;
-use oubliette::policy::{NetworkMode, Policy};
+use oubliette::policy::{Hold, NetworkMode, Policy};
 use oubliette::request::Request;
 
 use crate::plans::{agent, full, lacks, letter, level, planned, request};
@@ -190,29 +190,32 @@ fn no_plan_claims_what_the_host_lacks() {
     println!("{tried} plans");
 }
 
-/// A run with a broker has its network namespace, or is refused for it; nothing in between.
+/// A run with a broker has it on every host, and its plan says no more of what holds the agent to it than is there.
 #[test]
-fn a_broker_has_a_network_of_the_cells_own_or_the_run_is_refused() {
+fn a_broker_is_planned_on_every_host_with_what_holds_the_agent_to_it() {
     let request = request(&["--network", "broker", "--credential-file", "/nowhere"]);
     let (policy, agent) = (level("balanced").value, agent("claude").value);
     for facts in Facts::all() {
         let host = Host { authorities: Fact::Has("/etc/ssl/cert.pem".into()), ..facts.host() };
+        let plan = Plan::new(&request, &policy, &agent, &host)
+            .unwrap_or_else(|refusal| panic!("{facts:?}: {}", refusal.error()));
+        let broker = plan.broker.as_ref().unwrap();
         let there = host.namespaces.get().is_ok() && host.net.get().is_ok();
-        match Plan::new(&request, &policy, &agent, &host) {
-            Ok(plan) => {
-                assert!(there && plan.namespaces.net && plan.enforces(Layer::Net), "{facts:?}");
-                let broker = plan.broker.as_ref().unwrap();
-                assert_eq!(broker.uids.is_some(), plan.enforces(Layer::Uid));
-                assert_eq!(broker.landlock.is_some(), plan.enforces(Layer::LandlockFs));
-                assert_eq!(broker.filter.is_some(), plan.enforces(Layer::Seccomp));
-                assert_eq!(contradictions(&plan, &host), Vec::<String>::new(), "{facts:?}");
-            }
-            Err(refusal) => {
-                assert!(!there, "{facts:?}");
-                let error = refusal.error().to_string();
-                assert!(error.starts_with("cannot enforce layer net: a broker needs"), "{error}");
-            }
-        }
+        let ports = plan.enforces(Layer::LandlockNet) && plan.enforces(Layer::Seccomp);
+        let hold = match (there, ports) {
+            (true, _) => Hold::Namespace,
+            (false, true) => Hold::Port,
+            (false, false) => Hold::Nothing,
+        };
+        assert_eq!((broker.hold, plan.namespaces.net, plan.enforces(Layer::Net)), (hold, there, there), "{facts:?}");
+        let domain = plan.landlock.as_ref().filter(|domain| domain.broker);
+        assert_eq!(domain.is_some(), plan.enforces(Layer::LandlockNet) && !there, "{facts:?}");
+        assert!(domain.is_none_or(|domain| domain.connect.as_deref() == Some(&[])), "{facts:?}");
+        assert!(plan.filter.is_none_or(|filter| there || !filter.udp), "{facts:?}");
+        assert_eq!(broker.uids.is_some(), plan.enforces(Layer::Uid));
+        assert_eq!(broker.landlock.is_some(), plan.enforces(Layer::LandlockFs));
+        assert_eq!(broker.filter.is_some(), plan.enforces(Layer::Seccomp));
+        assert_eq!(contradictions(&plan, &host), Vec::<String>::new(), "{facts:?}");
     }
 }
 

@@ -9,6 +9,7 @@ use oubliette::layer::{Decision, Layer, Want};
 use oubliette::plan::{Credential, Plan};
 use oubliette::policy::NetworkMode;
 use oubliette::policy::agent::AgentSpec;
+use oubliette::policy::deny::Class;
 
 use super::upstream::Upstream;
 use super::{Service, broker, client, everybody, report, somebody};
@@ -47,17 +48,18 @@ fn where_there_can_be_no_broker_there_is_no_run() {
             [Host { namespaces: lacks("namespace"), ..host.clone() }, Host { net: lacks("network"), ..host.clone() }];
         for lacking in &lacking {
             for want in [Want::Preferred, Want::Required, Want::Off] {
-                let why = why(lacking, &ASKED, &claude, want);
-                assert!(why.starts_with("net: "), "{why}");
-                assert!(want == Want::Off || why.contains("or --network host"), "{why}");
                 // A list alone is worth as much; with nothing on it the network is none, as far as the host can.
                 let listed = ["--network", "broker", "--allow", "a.example"];
-                assert!(self::why(lacking, &listed, &none, want).starts_with("net: "));
-                assert_eq!(self::why(lacking, &ASKED[..2], &none, want).is_empty(), want != Want::Required);
+                for (words, spec) in [(&ASKED[..], &claude), (&listed, &none), (&ASKED[..2], &none)] {
+                    assert_eq!(why(lacking, words, spec, want).is_empty(), want != Want::Required, "{words:?}");
+                }
             }
         }
-        let cases: [(&[&str], &AgentSpec, Want, &str); 9] = [
-            (&ASKED, &claude, Want::Off, "the policy switches layer net off"),
+        let cases: [(&[&str], &AgentSpec, Want, &str); 11] = [
+            (&ASKED, &claude, Want::Preferred, ""),
+            // Whatever becomes of the namespace, the agent never gets the credential itself.
+            (&ASKED, &none, Want::Off, "no variable for a base URL"),
+            (&ASKED, &headless, Want::Off, "in which header"),
             (&ASKED, &none, Want::Preferred, "no variable for a base URL"),
             (&ASKED, &headless, Want::Preferred, "in which header"),
             (&ASKED[..2], &claude, Want::Preferred, "no credential to broker"),
@@ -65,7 +67,7 @@ fn where_there_can_be_no_broker_there_is_no_run() {
             (&with(&["--upstream", "http://10.0.0.1"]), &claude, Want::Preferred, "in the clear"),
             (&with(&["--upstream", "https://api.example/?key=1"]), &claude, Want::Preferred, "more than a path"),
             (&with(&["--upstream", "https://api.example/a"]), &claude, Want::Preferred, ""),
-            (&with(&["--upstream", "http://127.0.0.1:1/a"]), &claude, Want::Off, "switches layer net off"),
+            (&with(&["--upstream", "http://127.0.0.1:1/a"]), &claude, Want::Off, ""),
         ];
         for (words, spec, want, part) in cases {
             let why = why(host, words, spec, want);
@@ -76,6 +78,63 @@ fn where_there_can_be_no_broker_there_is_no_run() {
         assert!(why(&unvouched, &ASKED, &claude, Want::Preferred).contains("no authority here"));
         let loopback = with(&["--upstream", "http://[::1]:9/"]);
         assert_eq!(why(&unvouched, &loopback, &claude, Want::Preferred), "");
+    }
+}
+
+/// Each tier by what makes it, and what the plan says of it.
+#[test]
+fn without_its_namespace_a_broker_has_what_the_host_gives() {
+    use oubliette::policy::Hold;
+    let (claude, policy) = (agent("claude").value, level("balanced").value);
+    for host in [able(full()), able(plain())] {
+        let own_uid = host.uid == 0;
+        let tiers = [
+            (Host { namespaces: lacks("namespace"), ..host.clone() }, Hold::Port),
+            (Host { net: lacks("network"), ..host.clone() }, Hold::Port),
+            (Host { net: lacks("network"), landlock: oubliette::host::Fact::Has(3), ..host.clone() }, Hold::Nothing),
+            // Landlock alone has holes.
+            (Host { namespaces: lacks("namespace"), seccomp: lacks("filter"), ..host.clone() }, Hold::Nothing),
+            (Host { namespaces: lacks("namespace"), landlock: lacks("Landlock"), ..host.clone() }, Hold::Nothing),
+        ];
+        for (number, (host, hold)) in tiers.iter().enumerate() {
+            let plan = Plan::new(&request(&ASKED), &policy, &claude, host).unwrap();
+            let broker = plan.broker.as_ref().unwrap();
+            assert_eq!(broker.hold, *hold, "{number}");
+            assert_eq!(broker.url, "http://127.0.0.1:{broker-port}");
+            let (_, why, _) = plan.degraded().find(|(layer, ..)| *layer == Layer::Net).unwrap();
+            assert!(why.contains("without it the broker listens on the host's loopback"), "{why}");
+            assert_eq!(why.contains("that port of every host"), *hold == Hold::Port, "{why}");
+            assert_eq!(why.contains("whatever the host reaches"), *hold == Hold::Nothing, "{why}");
+            let shared = !own_uid && number == 4;
+            assert_eq!(why.contains("other processes of its UID can read by what word"), shared, "{number}: {why}");
+            let domain = plan.landlock.as_ref().filter(|domain| domain.connect.is_some());
+            if *hold == Hold::Port {
+                let domain = domain.unwrap();
+                assert_eq!(
+                    (domain.connect.as_deref(), domain.broker, domain.bind.as_deref()),
+                    (Some(&[][..]), true, Some(&[][..]))
+                );
+                let filter = plan.filter.unwrap();
+                assert_eq!((filter.inet, filter.udp, filter.listen), (true, false, false));
+            }
+            // The credential stays outside in every tier.
+            assert!(plan.classes.iter().any(|denied| denied.class == Class::NetworkTools
+                && denied.kernel.is_some_and(|by| by.contains("broker")) == (*hold == Hold::Port)));
+            for least in [Hold::Nothing, Hold::Port, Hold::Namespace] {
+                let mut strict = policy.clone();
+                strict.network.least = least;
+                let made = Plan::new(&request(&ASKED), &strict, &claude, host);
+                assert_eq!(made.is_ok(), *hold >= least, "{number} {least:?}");
+                let Err(refusal) = made else { continue };
+                let error = refusal.error();
+                let (text, hint) = (error.to_string(), error.remedy().to_owned());
+                assert!(text.starts_with("cannot enforce layer net: ") && text.contains(least.name()), "{text}");
+                assert!(hint.contains("`network.least`"), "{hint}");
+            }
+            let required = request(&[&ASKED[..], &["--require", "net"]].concat());
+            let refusal = Plan::new(&required, &policy, &claude, host).unwrap_err();
+            assert!(refusal.error().to_string().starts_with("cannot enforce layer net: no "), "{}", refusal.error());
+        }
     }
 }
 

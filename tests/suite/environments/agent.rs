@@ -1,6 +1,8 @@
 //! The real Claude Code in each environment: the same use cases as in the README's table, led by the scripted model. What
 //! comes of one may differ from that table where the environment lacks a layer; every difference stands here.
 
+use std::path::Path;
+
 use super::sandbox::{Kind, PLAIN, Sandbox, Scratch, Session};
 use crate::model::{Call, DONE, Model};
 use crate::need;
@@ -32,17 +34,25 @@ impl Led {
             return;
         }
         let Some(claude) = real_agent::claude() else { return };
-        let scratch = scratch();
+        self.lead(&sandbox, &claude, "broker", self.levels);
+        // Where the agent holds its credential itself.
+        self.lead(&sandbox, &claude, "host", &[1]);
+    }
+
+    fn lead(&self, sandbox: &Sandbox, claude: &Path, network: &str, levels: &[usize]) {
+        let token = format!("sk-ant-api03-{:032x}", rand::random::<u128>());
+        let scratch = scratch(&token);
         let secret = |what: &str| format!("{what}-{:032x}", rand::random::<u128>());
         let (mark, launcher) = (secret("neighbour"), secret("launcher"));
         let claude = claude.display().to_string();
-        let mut session = sandbox.start(&scratch, &[("S", S), ("CLAUDE", &claude)], &["sh", "/mnt/agent.sh"]);
+        let mut session =
+            sandbox.start(&scratch, &[("S", S), ("CLAUDE", &claude), ("NETWORK", network)], &["sh", "/mnt/agent.sh"]);
         // Not by a variable: under gVisor everybody reads those of the script.
         session.tell(&format!("{launcher} {}", if self.around.neighbour { &mark } else { "" }));
         let marks = marks(&session.hear()["neighbour"], mark, launcher);
         let mut table = Table::default();
-        for &level in self.levels {
-            self.play(&mut session, level, &marks, &mut table);
+        for &level in levels {
+            self.play(&mut session, level, &marks, &token, &mut table);
             if self.around.neighbour {
                 self.turns(&mut session, level, &mut table);
             }
@@ -53,7 +63,7 @@ impl Led {
         let rows = readme.split_once(BEGIN).unwrap().1.split_once(END).unwrap().0.lines().skip(2);
         for row in rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect::<Vec<&str>>()) {
             let differs = self.differs.iter().find(|(name, _)| *name == row[0]);
-            for &level in self.levels {
+            for &level in levels {
                 let expected = differs.map_or(row[level + 1], |(_, cells)| cells[level]);
                 assert_eq!(table.cell(row[0], level), expected, "{:?} {}: {}", self.kind, LEVELS[level], row[0]);
             }
@@ -72,11 +82,13 @@ impl Led {
     }
 
     /// All calls of a level, in one run of the agent.
-    fn play(&self, session: &mut Session, level: usize, marks: &Marks, table: &mut Table) {
+    fn play(&self, session: &mut Session, level: usize, marks: &Marks, token: &str, table: &mut Table) {
         let cases = cases::cases(level, marks, self.around);
         let model = Model::start(cases.iter().map(Case::call).collect::<Vec<Call>>());
         session.tell(&format!("{} {}", LEVELS[level], model.url()));
         let said = session.hear();
+        let keys: Vec<_> = model.requests().into_iter().map(|request| request.x_api_key).collect();
+        assert!(!keys.is_empty() && keys.iter().all(|key| key.as_deref() == Some(token)), "{keys:?}");
         let answers = model.finish();
         assert_eq!((said["status"].as_str(), said["said"].trim()), ("0\n", DONE), "{said:?}\n{:#?}", answers.last());
         assert_eq!(said["complaints"], "", "{}", LEVELS[level]);
@@ -91,10 +103,10 @@ impl Led {
 }
 
 /// With the credential, the caller's MCP server, and the script.
-fn scratch() -> Scratch {
+fn scratch(token: &str) -> Scratch {
     let scratch = Scratch::new();
     scratch.file("agent.sh", include_bytes!("agent.sh"));
-    scratch.file("token", format!("sk-ant-api03-{:032x}", rand::random::<u128>()).as_bytes());
+    scratch.file("token", token.as_bytes());
     scratch.file("server.py", SERVER.as_bytes());
     let server = serde_json::json!({"command": "/usr/bin/python3", "args": [format!("{S}/server.py")]});
     scratch.file("servers.json", serde_json::json!({"mcpServers": {"sum": server}}).to_string().as_bytes());

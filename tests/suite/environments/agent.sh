@@ -1,5 +1,6 @@
 # Another user's cell, which lives on, and for each line of standard input, LEVEL URL TURNS, a run that the model at this
-# address leads: of the agent, or of a shell that starts the agent for each turn. An answer is a list of sections.
+# address leads: of the agent, or of a shell that starts the agent for each turn, with the network NETWORK. An answer is a
+# list of sections.
 O=/mnt/oubliette
 mkdir "$S" && cd "$S" || exit 1
 # In a user namespace without a root of its own, what is root's seems to be nobody's, and is not taken.
@@ -21,7 +22,8 @@ PATH=${CLAUDE%/*}:$PATH
 while read -r level url turns; do
   set -- "$CLAUDE" -p 'do as the script says'
   [ -z "$turns" ] || set -- sh -c "$turns"
-  LAUNCHER_ONLY=$LAUNCHER $O run -q --user alice@example.org --level "$level" --timeout 200s --upstream "$url" \
+  LAUNCHER_ONLY=$LAUNCHER $O run -q --user alice@example.org --level "$level" --timeout 200s \
+    --network "$NETWORK" --upstream "$url" \
     --credential-file token --mcp-config servers.json --export "out-$level" \
     --agent claude -- "$@" >said 2>complaints </dev/null 5>&-
   status=$?
