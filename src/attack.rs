@@ -5,6 +5,7 @@
 //! about cells: run without any, they show what a cell has to stop.
 #![forbid(unsafe_code)]
 
+mod broker;
 pub mod expect;
 mod files;
 mod ipc;
@@ -27,6 +28,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use serde::{Deserialize, Serialize};
 
+pub use broker::{HEADER, VICTIMS};
 pub use table::{ATTACKS, Attack, Class};
 pub use target::Target;
 pub use victim::{Damage, victim};
@@ -109,12 +111,14 @@ pub(crate) fn blocked(why: impl fmt::Display) -> Miss {
 ///
 /// The coordinates are the first argument, `@FILE` or `-` for standard input.
 pub fn attack(args: &[OsString]) -> ExitCode {
+    let phantom = victim::given();
     // Before anything is opened here: what is open now was left open by whoever started us.
     let leaked: Vec<i32> = (3..1024).filter(|&number| crate::sys::fds::flags(number).is_some()).collect();
     let done = coordinates(args).and_then(|text| {
         let mut target: Target =
             serde_json::from_str(&text).map_err(|error| Error::new("read the coordinates", error.to_string()))?;
         target.leaked = leaked;
+        target.phantom = phantom;
         report(&target)
     });
     match done {

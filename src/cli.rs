@@ -214,12 +214,6 @@ pub fn parse_require(text: &str) -> Result<Require, String> {
     text.parse().map(Require::Layer)
 }
 
-/// A network for a cell without a credential, which needs no broker.
-fn parse_unbrokered(text: &str) -> Result<NetworkMode, String> {
-    let known = [NetworkMode::Host, NetworkMode::None];
-    known.into_iter().find(|mode| mode.name() == text).ok_or_else(|| "say host or none".to_owned())
-}
-
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
@@ -244,7 +238,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "attack")]
     pub policy: Option<PathBuf>,
     /// The network of the attacked cells (default: the level's)
-    #[arg(long, value_parser = parse_unbrokered, value_name = "host|none", requires = "attack")]
+    #[arg(long, requires = "attack")]
     pub network: Option<NetworkMode>,
     /// Machine-readable output
     #[arg(long)]

@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
-use crate::doctor::attack::Case;
+use crate::doctor::attack::{Case, Upstream};
 use crate::doctor::{self, Diagnosis};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -145,8 +145,11 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     }
     let library = library()?;
     let requests = library.levels().into_iter().map(|level| {
-        let network = unbrokered(&library.level(&level)?.value);
-        harmless(&options("--level".as_ref(), level.as_ref(), network, args.state_dir.as_deref()))
+        let network = library.level(&level)?.value.network.mode;
+        // Nothing is sent anywhere; an upstream in the clear needs no authorities of the host's.
+        let options =
+            options("--level".as_ref(), level.as_ref(), network, "http://127.0.0.1:9", args.state_dir.as_deref());
+        harmless(&options, network)
     });
     let requests = requests.collect::<Result<Vec<_>>>()?;
     let diagnosis = Diagnosis::new(requests)?;
@@ -158,11 +161,6 @@ fn doctor(args: DoctorArgs) -> Result<Exit> {
     Ok(Exit::Agent(diagnosis.status()))
 }
 
-/// The network for a cell without a credential: where the policy's has a broker, the same without it.
-fn unbrokered(policy: &Policy) -> Option<NetworkMode> {
-    (policy.network.mode == NetworkMode::Broker).then_some(NetworkMode::None)
-}
-
 /// `doctor --attack`: two cells for every level that is asked for.
 fn besiege(args: &DoctorArgs) -> Result<Exit> {
     let cells: Vec<(&str, OsString)> = match (&args.policy, &args.level) {
@@ -171,16 +169,17 @@ fn besiege(args: &DoctorArgs) -> Result<Exit> {
         (None, None) => library()?.levels().into_iter().map(|level| ("--level", level.into())).collect(),
     };
     let library = library()?;
+    let upstream = Upstream::open()?;
     let cases = cells.into_iter().map(|(name, value)| {
         let policy = match name {
             "--policy" => files::load::<Policy>(value.as_ref())?.value,
             _ => library.level(&value.to_string_lossy())?.value,
         };
-        let network = args.network.or(unbrokered(&policy));
-        let options = options(name.as_ref(), &value, network, args.state_dir.as_deref());
-        Ok(Case { request: harmless(&options)?, options: bounded(options) })
+        let network = args.network.unwrap_or(policy.network.mode);
+        let options = options(name.as_ref(), &value, network, &upstream.url(), args.state_dir.as_deref());
+        Ok(Case { request: harmless(&options, network)?, options: bounded(options) })
     });
-    match doctor::attack::siege(cases.collect::<Result<Vec<_>>>()?)? {
+    match doctor::attack::siege(&upstream, cases.collect::<Result<Vec<_>>>()?)? {
         Err(exit) => Ok(exit),
         Ok(siege) => {
             if args.json {
@@ -199,12 +198,19 @@ fn bounded(mut options: Vec<OsString>) -> Vec<OsString> {
     options
 }
 
-/// Options of `run` for a cell with any program and a workspace of its own.
-fn options(name: &OsStr, value: &OsStr, network: Option<NetworkMode>, state_dir: Option<&Path>) -> Vec<OsString> {
-    let mut words: Vec<OsString> = ["--agent", "none", "--workspace", "fresh"].map(Into::into).into();
+/// Options of `run` for a cell with any program and a workspace of its own. A broker gets this upstream.
+fn options(
+    name: &OsStr,
+    value: &OsStr,
+    network: NetworkMode,
+    upstream: &str,
+    state_dir: Option<&Path>,
+) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["--workspace", "fresh", "--network", network.name()].map(Into::into).into();
     words.extend([name.into(), value.into()]);
-    if let Some(network) = network {
-        words.extend(["--network".into(), network.name().into()]);
+    match network {
+        NetworkMode::Broker => words.extend(["--agent", "doctor", "--upstream", upstream].map(Into::into)),
+        NetworkMode::Host | NetworkMode::None => words.extend(["--agent", "none"].map(Into::into)),
     }
     if let Some(path) = state_dir {
         words.extend(["--state-dir".into(), path.into()]);
@@ -212,10 +218,14 @@ fn options(name: &OsStr, value: &OsStr, network: Option<NetworkMode>, state_dir:
     words
 }
 
-/// The request of a run that starts nothing, with the defaults that every run on this host has.
-fn harmless(options: &[OsString]) -> Result<Request> {
+/// The request of a run that starts nothing, with the defaults that every run on this host has. With a broker there is a
+/// credential; that of a run which starts nothing is never read.
+fn harmless(options: &[OsString], network: NetworkMode) -> Result<Request> {
     let mut words: Vec<OsString> = ["oubliette", "run"].map(Into::into).into();
     words.extend_from_slice(options);
+    if network == NetworkMode::Broker {
+        words.push("--credential-stdin".into());
+    }
     words.extend(["--".into(), "/proc/self/exe".into()]);
     let wrong = |error: &clap::Error| wrong_words(error);
     let matches = Cli::command().try_get_matches_from(words).map_err(|error| wrong(&error))?;

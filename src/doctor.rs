@@ -4,6 +4,7 @@
 pub mod attack;
 mod encounter;
 pub mod judge;
+mod upstream;
 
 use serde::Serialize;
 

@@ -98,6 +98,7 @@ impl Scene<'_> {
         let by_init = rule.stops.contains(&Stop::ForeignInit) && !self.around.init_is_ours;
         match rule.why {
             _ if self.around.lenient && (by_uid || by_init) => rules::NOT_BY_UID,
+            rules::HOST_NET if self.attacker.broker.is_some() => rules::BROKER_NET,
             rules::NO_RIGHT if self.attacker.landlock.is_none() => rules::ONE_UID,
             why => why,
         }
@@ -138,6 +139,7 @@ impl Scene<'_> {
                 Some("the cell has no process 1 of its own")
             }
             "set-uid-victim" if self.holds(Stop::Uid).is_none() => Some("both have the same UID"),
+            name if name.starts_with("broker-") && self.victim.broker.is_none() => Some("the victim has no broker"),
             name if name.starts_with("settings-") && self.attacker.settings.is_none() => {
                 Some("the agent that attacks has no settings")
             }
@@ -190,6 +192,7 @@ impl Scene<'_> {
             Stop::ForeignInit => when(!self.around.init_is_ours && !self.around.lenient, "uid of process 1"),
             Stop::ForeignProgram => when(!self.around.program_is_ours, "mode of the program"),
             Stop::Hidden => when(!self.around.lenient, "launcher (not dumpable)"),
+            Stop::Phantom => plan.broker.as_ref().map(|_| "broker"),
             Stop::Launcher => Some("launcher"),
         }
     }

@@ -45,9 +45,12 @@ pub(super) fn tmp_path(t: &Target) -> Tried {
     hear_unix(t, UnixStream::connect(t.tmp_socket.as_deref().ok_or_else(|| t.lacks("tmp_socket"))?)?)
 }
 
-fn tcp_port(t: &Target) -> Result<SockaddrIn, Miss> {
-    let port = t.tcp.ok_or_else(|| t.lacks("tcp"))?;
-    Ok(SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port).into())
+fn tcp_port(t: &Target) -> Result<u16, Miss> {
+    t.tcp.ok_or_else(|| t.lacks("tcp"))
+}
+
+fn at(port: u16) -> SockaddrIn {
+    SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port).into()
 }
 
 fn hear_tcp(t: &Target, socket: OwnedFd) -> Tried {
@@ -62,25 +65,37 @@ fn connect_to(t: &Target, socket: OwnedFd, address: &dyn SockaddrLike) -> Tried 
 }
 
 pub(super) fn tcp(t: &Target) -> Tried {
-    let address = tcp_port(t)?;
-    connect_to(t, kernel::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, &address)
+    tcp_to(t, tcp_port(t)?)
+}
+
+/// To a listener of somebody else's.
+pub(super) fn tcp_to(t: &Target, port: u16) -> Tried {
+    connect_to(t, kernel::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, &at(port))
 }
 
 pub(super) fn tcp_mapped(t: &Target) -> Tried {
-    let port = tcp_port(t)?.port();
+    let port = tcp_port(t)?;
     let address: SockaddrIn6 = SocketAddrV6::new(std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped(), port, 0, 0).into();
     connect_to(t, kernel::socket(libc::AF_INET6, libc::SOCK_STREAM, 0).map_err(family)?, &address)
 }
 
 pub(super) fn mptcp(t: &Target) -> Tried {
-    let address = tcp_port(t)?;
-    connect_to(t, kernel::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP).map_err(family)?, &address)
+    mptcp_to(t, tcp_port(t)?)
+}
+
+/// To a listener of somebody else's.
+pub(super) fn mptcp_to(t: &Target, port: u16) -> Tried {
+    connect_to(t, kernel::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP).map_err(family)?, &at(port))
 }
 
 pub(super) fn fast_open(t: &Target) -> Tried {
-    let address = tcp_port(t)?;
+    fast_open_to(t, tcp_port(t)?)
+}
+
+/// To a listener of somebody else's.
+pub(super) fn fast_open_to(t: &Target, port: u16) -> Tried {
     let socket = kernel::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
-    sendto(socket.as_raw_fd(), b"x", &address, MsgFlags::from_bits_retain(libc::MSG_FASTOPEN))?;
+    sendto(socket.as_raw_fd(), b"x", &at(port), MsgFlags::from_bits_retain(libc::MSG_FASTOPEN))?;
     hear_tcp(t, socket)
 }
 

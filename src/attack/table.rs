@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::target::Target;
-use super::{Tried, files, ipc, kernel, proc, reach, signals, sockets};
+use super::{Tried, broker, files, ipc, kernel, proc, reach, signals, sockets};
 
 /// What an attack is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -120,6 +120,14 @@ pub const ATTACKS: &[Attack] = &[
     row("fastopen-connect", Class::Network, sockets::fast_open, "the same by MSG_FASTOPEN, past Landlock", "landlock-lsm/linux#41"),
     row("udp-send", Class::Network, sockets::udp, "talk to a loopback UDP service", ""),
     row("proc-net", Class::Network, sockets::listed, "find the victim's sockets in /proc/net", ""),
+    row("host-tcp", Class::Network, broker::host_tcp, "connect to a listener on the host's loopback", ""),
+    row("host-mptcp", Class::Network, broker::host_mptcp, "the same by MPTCP, past Landlock", "landlock-lsm/linux#54"),
+    row("host-fastopen", Class::Network, broker::host_fast_open, "the same by MSG_FASTOPEN, past Landlock", "landlock-lsm/linux#41"),
+    row("host-udp", Class::Network, broker::host_udp, "talk to a UDP service on the host's loopback", ""),
+    row("broker-own-phantom", Class::Network, broker::own_phantom, "use the victim's broker with one's own phantom", ""),
+    row("broker-no-phantom", Class::Network, broker::no_phantom, "use it with none", ""),
+    row("broker-guess", Class::Network, broker::guessed, "use it with guessed ones", ""),
+    row("broker-known", Class::Network, broker::known, "use it with the victim's own, were that known", ""),
     row("socket-vsock", Class::Sockets, sockets::vsock, "talk to the hypervisor", "CVE-2021-26708"),
     row("socket-packet", Class::Sockets, sockets::packet, "see and forge frames", "CVE-2017-7308"),
     row("socket-raw", Class::Sockets, sockets::raw, "forge packets", ""),

@@ -86,6 +86,8 @@ pub struct Target {
     pub argv: bool,
     /// Whether the secret is in the victim's environment.
     pub environ: bool,
+    /// Port of its broker on 127.0.0.1.
+    pub broker: Option<u16>,
     /// What the victim could not make, and the errno.
     pub absent: BTreeMap<String, String>,
 
@@ -99,6 +101,10 @@ pub struct Target {
     pub state_dir: Option<PathBuf>,
     /// Added from outside: the attacker's own settings file, which it must not be able to change.
     pub settings: Option<PathBuf>,
+    /// Added from outside: the port of a listener on 127.0.0.1 of the host.
+    pub host_tcp: Option<u16>,
+    /// Added from outside: the port of a datagram socket there.
+    pub host_udp: Option<u16>,
     /// Added from outside: attacks that must not be tried, and why.
     pub untried: BTreeMap<String, String>,
     /// Added from outside: nothing else than victim and attacker can be reached by kill(-1).
@@ -108,6 +114,9 @@ pub struct Target {
     /// Added from outside: the victim shall live to report.
     pub spare_victim: bool,
 
+    /// The attacker's own phantom.
+    #[serde(skip)]
+    pub phantom: Option<String>,
     /// Descriptors above 2 that were open at the start.
     #[serde(skip)]
     pub leaked: Vec<i32>,

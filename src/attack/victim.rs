@@ -47,10 +47,15 @@ pub fn victim(args: &[OsString]) -> ExitCode {
 
 /// The canary, where the victim is given one as an agent is given its credential.
 fn credential() -> Option<String> {
+    given().filter(|secret| [32, 64].contains(&secret.len()))
+}
+
+/// The credential of this process's cell, or the phantom that stands for it.
+pub(super) fn given() -> Option<String> {
     let number = std::env::var("OUBLIETTE_CREDENTIAL_FD").ok()?.parse().ok()?;
     let mut text = String::new();
     crate::sys::fds::take(number).ok()?.read_to_string(&mut text).ok()?;
-    Some(text.trim().to_owned()).filter(|secret| secret.len() == 32)
+    Some(text.trim().to_owned())
 }
 
 /// Comes back only when the program cannot be started again; then arguments and environment stay without the secret.

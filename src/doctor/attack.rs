@@ -19,6 +19,8 @@ use crate::request::Request;
 use crate::state::State;
 use crate::supervise::Signals;
 
+pub use super::upstream::Upstream;
+
 /// One level, attacked.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -57,7 +59,7 @@ pub struct Case {
 ///
 /// # Errors
 /// A policy that cannot be used, a cell that did not start.
-pub fn siege(cases: Vec<Case>) -> Result<std::result::Result<Siege, Exit>> {
+pub fn siege(upstream: &Upstream, cases: Vec<Case>) -> Result<std::result::Result<Siege, Exit>> {
     let program =
         std::env::current_exe().map_err(|error| Error::new("find this program", error).hint("mount /proc"))?;
     let signals = Signals::block().map_err(|errno| Error::new("take signals", errno))?;
@@ -85,7 +87,7 @@ pub fn siege(cases: Vec<Case>) -> Result<std::result::Result<Siege, Exit>> {
         }
         options.extend(insist(&plan));
         let state = State::open(job.request.state_dir.as_deref())?;
-        let stage = Stage { program: &program, options: &options, state: &state, signals: &signals };
+        let stage = Stage { program: &program, options: &options, state: &state, signals: &signals, upstream };
         let scene = Scene { victim: &plan, attacker: &plan, around: Around::probe(&job.host) };
         let met = match stage.meet(&scene) {
             Ok(met) => met,

@@ -10,6 +10,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +20,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::judge::Told;
+use super::upstream::Upstream;
 use crate::attack::expect::Scene;
 use crate::attack::{ATTACKS, Damage, Target};
 use crate::error::{Error, Result};
@@ -59,22 +61,37 @@ pub struct Stage<'a> {
     pub state: &'a State,
     /// The signals of this process.
     pub signals: &'a Signals,
+    /// What both cells' brokers lead to.
+    pub upstream: &'a Upstream,
 }
 
 impl Stage<'_> {
     /// Starts both, lets the one attack the other, and waits until nothing of either is left.
     pub fn meet(&self, scene: &Scene<'_>) -> Result<Met, Stopped> {
-        let canary = sys::random::name().map_err(|errno| Error::new("make a canary", errno))?;
-        let mut victim = self.victim(&canary)?;
+        let canary = || sys::random::name().map_err(|errno| Error::new("make a canary", errno));
+        let (victims, attackers) = (canary()?, canary()?);
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.upstream.serve(&victims, &attackers, &end));
+            let met = self.meet_with(scene, &victims, &attackers);
+            end.store(true, Ordering::Relaxed);
+            met
+        })
+    }
+
+    fn meet_with(&self, scene: &Scene<'_>, canary: &str, attackers: &str) -> Result<Met, Stopped> {
+        let mut victim = self.victim(canary)?;
         let line = victim.line(self.signals)?;
         let mut target: Target = serde_json::from_str(&line).map_err(|_| {
             Error::new("start the victim", "its cell ended before it spoke").hint("see the message above")
         })?;
-        if target.marker() != canary {
-            return Err(Error::new("start the victim", "it did not get the canary as its credential").into());
+        // With a broker it has a phantom instead.
+        if (target.marker() == canary) == scene.victim.broker.is_some() {
+            return Err(Error::new("start the victim", "it did not get the credential that its plan says").into());
         }
         self.complete(&mut target, scene, victim.pid());
-        let told = self.attack(&target)?;
+        let brokered = scene.attacker.broker.is_some();
+        let told = self.attack(&target, brokered.then_some(attackers))?;
         let damage = victim.end(self.signals)?.and_then(|line| {
             let said: Value = serde_json::from_str(&line).ok()?;
             serde_json::from_value(said.get("damage")?.clone()).ok()
@@ -96,18 +113,16 @@ impl Stage<'_> {
     }
 
     fn victim(&self, canary: &str) -> Result<Cell> {
-        let failed = |error: std::io::Error| Error::new("hand the canary over", error);
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
-        File::from(write).write_all(canary.as_bytes()).map_err(failed)?;
-        inherit(&read).map_err(failed)?;
-        let number = read.as_raw_fd().to_string();
-        let mut command = self.run("doctor-victim", &["--credential-fd".into(), number.into()], "__victim");
+        let (_read, words) = hand_over(canary)?;
+        let mut command = self.run("doctor-victim", &words, "__victim");
         Cell::start(command.stdin(Stdio::piped()))
     }
 
     /// What the attacker could know at best: its victim's numbers and places on the host's side.
     fn complete(&self, target: &mut Target, scene: &Scene<'_>, launcher: i32) {
         target.launcher_pid = Some(launcher);
+        target.host_tcp = Some(self.upstream.tcp_port());
+        target.host_udp = self.upstream.udp_port();
         target.host_pid = if scene.victim.namespaces.pid {
             target.victims().ok().and_then(|pids| pids.first().copied())
         } else {
@@ -124,11 +139,12 @@ impl Stage<'_> {
     }
 
     /// The attacker's run to its end, on a terminal, and with a directory and a file left open by whoever starts it.
-    fn attack(&self, target: &Target) -> Result<Vec<Told>, Stopped> {
+    fn attack(&self, target: &Target, canary: Option<&str>) -> Result<Vec<Told>, Stopped> {
         let failed = |error: std::io::Error| Error::new("start the attacker", error);
         let leaked = leak(target).map_err(failed)?;
         let terminal = nix::pty::openpty(None, None).ok();
-        let mut command = self.run("doctor-attacker", &[], "__attack");
+        let (read, words) = canary.map(hand_over).transpose()?.unzip();
+        let mut command = self.run("doctor-attacker", &words.unwrap_or_default(), "__attack");
         command.arg(serde_json::to_string(target).unwrap_or_default());
         match &terminal {
             Some(pty) => {
@@ -139,7 +155,7 @@ impl Stage<'_> {
             None => drop(command.stdin(Stdio::null())),
         }
         let mut attacker = Cell::start(&mut command)?;
-        drop(leaked);
+        drop((leaked, read));
         let mut told = Vec::new();
         loop {
             let line = attacker.line(self.signals)?;
@@ -152,6 +168,16 @@ impl Stage<'_> {
         attacker.end(self.signals)?;
         Ok(told)
     }
+}
+
+/// A pipe with a credential, and the options that name it.
+fn hand_over(canary: &str) -> Result<(OwnedFd, Vec<OsString>)> {
+    let failed = |error: std::io::Error| Error::new("hand the canary over", error);
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    File::from(write).write_all(canary.as_bytes()).map_err(failed)?;
+    inherit(&read).map_err(failed)?;
+    let number = read.as_raw_fd().to_string();
+    Ok((read, vec!["--credential-fd".into(), number.into()]))
 }
 
 fn inherit(fd: &OwnedFd) -> std::io::Result<()> {

@@ -43,6 +43,9 @@ const LEVELS: [CompiledIn; 3] = [
 
 const AGENTS: [CompiledIn; 2] = [compiled_in!("claude", "agents/claude"), compiled_in!("none", "agents/none")];
 
+/// Agents that are found and not listed: nobody but this program itself has a use for them.
+const UNLISTED: [CompiledIn; 1] = [compiled_in!("doctor", "agents/doctor")];
+
 /// A file and where it came from.
 #[derive(Debug, Clone)]
 pub struct Found<T> {
@@ -86,7 +89,8 @@ impl Library {
     /// # Errors
     /// As for [`Library::level`].
     pub fn agent(&self, name: &str) -> Result<Found<AgentSpec>> {
-        self.find(name, "agents", &AGENTS)?.ok_or_else(|| {
+        let unlisted = || self.find(name, "agents", &UNLISTED).transpose();
+        self.find(name, "agents", &AGENTS).transpose().or_else(unlisted).transpose()?.ok_or_else(|| {
             Error::new(format!("use agent `{}`", name.escape_debug()), "there is no such agent file").hint(format!(
                 "known: {}; `--agent none` runs any program without settings",
                 self.names("agents", &AGENTS).join(", ")
@@ -232,7 +236,7 @@ mod tests {
             let found = library.level(&level).unwrap();
             assert_eq!(parse::<Policy>(&found.text, &level).unwrap(), found.value);
         }
-        for agent in library.agents() {
+        for agent in library.agents().into_iter().chain(["doctor".to_owned()]) {
             let found = library.agent(&agent).unwrap();
             assert_eq!(parse::<AgentSpec>(&found.text, &agent).unwrap(), found.value);
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -83,6 +84,10 @@ pub const MATRIX: &[(&str, &str, &str)] = &[
     ("socket-vsock", "?...", ""), ("socket-packet", "....", ""), ("socket-raw", "....", ""), ("socket-alg", "?...", ""),
     ("socket-sock-diag", "?...", ""), ("socket-audit", "?...", ""), ("socket-netfilter", "?...", ""),
     ("socket-families", "?...", ""),
+    ("host-tcp", "XXXX", HOST_NET), ("host-mptcp", "?...", ""), ("host-fastopen", "?...", ""), ("host-udp", "XXXX", HOST_NET),
+    // There is none; `doctor --attack --network broker` has its own.
+    ("broker-own-phantom", "....", ""), ("broker-no-phantom", "....", ""), ("broker-guess", "....", ""),
+    ("broker-known", "....", ""),
     // Kernel objects.
     ("sysv-shm", "X...", ""), ("sysv-sem", "X...", ""), ("sysv-msg", "X...", ""), ("posix-mq", "X...", ""),
     ("key-by-serial", "X...", ""), ("key-by-name", "X...", ""), ("add-key", "X...", ""),
@@ -113,7 +118,17 @@ const NO_RIGHT: &str = "Landlock has no right for it, and both agents have the U
 const HOST_NET: &str = "the host's network is asked for, and the level allows every port and UDP";
 
 /// What no port, no UDP or no network stops.
-const BY_NETWORK: [&str; 5] = ["tcp-connect", "tcp-mapped", "mptcp-connect", "fastopen-connect", "udp-send"];
+const BY_NETWORK: [&str; 9] = [
+    "tcp-connect",
+    "tcp-mapped",
+    "mptcp-connect",
+    "fastopen-connect",
+    "udp-send",
+    "host-tcp",
+    "host-mptcp",
+    "host-fastopen",
+    "host-udp",
+];
 
 /// What Landlock without UIDs or namespaces lets B do to A: to the modes and times of files and by sockets with a path.
 const DAMAGE_UNDER_LANDLOCK: [&str; 7] = [
@@ -213,9 +228,44 @@ fn attack(stage: &Stage, who: Who, tier: Tier, net: Net, target: &Target) -> Don
     Running::start(&mut command).end()
 }
 
+/// A listener that takes connections, and a datagram socket that answers, outside of both cells.
+struct HostServer {
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl HostServer {
+    fn start() -> HostServer {
+        let (tcp, udp) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let answers = udp.try_clone().unwrap();
+        std::thread::spawn(move || {
+            // Until the word of its owner.
+            while let Ok((length, from)) = answers.recv_from(&mut [0; 64]) {
+                if length == 0 {
+                    return;
+                }
+                let _ = answers.send_to(b"host", from);
+            }
+        });
+        HostServer { tcp, udp }
+    }
+
+    fn ports(&self) -> (Option<u16>, Option<u16>) {
+        (Some(self.tcp.local_addr().unwrap().port()), Some(self.udp.local_addr().unwrap().port()))
+    }
+}
+
+impl Drop for HostServer {
+    fn drop(&mut self) {
+        let _ = self.udp.send_to(&[], self.udp.local_addr().unwrap());
+    }
+}
+
 fn encounter(who: Who, tier: Tier, net: Net) -> Encounter {
     let stage = Stage::new();
-    let (a, target) = victim(&stage, who, tier, net);
+    let host = HostServer::start();
+    let (a, mut target) = victim(&stage, who, tier, net);
+    (target.host_tcp, target.host_udp) = host.ports();
     let b = attack(&stage, who, tier, net, &target);
     let lines: Result<Vec<Value>, _> = b.out.lines().map(serde_json::from_str).collect();
     let mut lines = lines.unwrap_or_else(|error| panic!("{error}: {b:?}"));

@@ -66,6 +66,8 @@ pub enum Stop {
     ForeignProgram,
     /// The launcher is not dumpable, and that counts here.
     Hidden,
+    /// The broker wants a word that nobody guesses.
+    Phantom,
     /// The launcher closes or replaces it in every cell.
     Launcher,
 }
@@ -107,14 +109,15 @@ pub(super) const NOT_BY_UID: &str = "this kernel does not guard it by UID, as Li
 const ONE_PROC: &str = "the host's /proc lists every process";
 const TRACE: &str = "both agents have one UID, and the kernel lets a UID trace itself";
 const NO_FILTER: &str = "there is no seccomp filter against it";
-const HOST_NET: &str = "the host's network is asked for, and the level allows it";
+pub(super) const BROKER_NET: &str = "nothing holds an agent to its broker: it reaches what the host reaches";
+pub(super) const HOST_NET: &str = "the host's network is asked for, and the level allows it";
 const HOST_FILES: &str = "the modes of the host's files alone decide";
 const POWER: &str = "the agent keeps the capabilities of root";
 const KILL: &str = "both agents have one UID, and nothing keeps signals in the cell";
 
 use Stop::{
     Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, MaskedProc, Net,
-    NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Pid, Plain, Ports, Powerless,
+    NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Phantom, Pid, Plain, Ports, Powerless,
     PowerlessOnLinux, ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid, UidInProc,
 };
 
@@ -160,9 +163,12 @@ const RULES: &[Rule] = &[
     rule(&["init-ptrace"], &[Pid, Domain, ForeignInit, Tracing], "the host's process 1 has this UID"),
     // Sockets and the network.
     rule(&["abstract-socket"], &[Net, Scope], "abstract names belong to the network that both share"),
-    rule(&["tcp-connect", "tcp-mapped"], &[Net, Internet, Ports], HOST_NET),
-    rule(&["mptcp-connect", "fastopen-connect"], &[Net, Filter], HOST_NET),
-    rule(&["udp-send"], &[Net, Udp], HOST_NET),
+    rule(&["tcp-connect", "tcp-mapped", "host-tcp"], &[Net, Internet, Ports], HOST_NET),
+    rule(&["mptcp-connect", "fastopen-connect", "host-mptcp", "host-fastopen"], &[Net, Filter], HOST_NET),
+    rule(&["udp-send", "host-udp"], &[Net, Udp], HOST_NET),
+    rule(&["broker-own-phantom", "broker-no-phantom", "broker-guess"], &[Net, Ports, Uid, Phantom], ""),
+    rule(&["broker-known"], &[Net, Ports, Uid],
+        "the broker knows agents by their UID and their phantom, and both agents have one UID"),
     // gVisor lists the sockets of every network namespace in each.
     rule(&["proc-net"], &[NetInProc, ProcRules],
         "/proc lists the sockets of the host's network, or of every network where the kernel keeps one list"),

@@ -41,6 +41,7 @@ impl Objects {
         let mut objects = Objects { target, listeners: Vec::new(), memory, _memfd: None };
         objects.target.memory = objects.memory.as_ptr() as usize;
         objects.target.uid = nix::unistd::getuid().as_raw();
+        objects.target.broker = crate::attack::broker::own_port();
         objects.files();
         objects.sockets();
         objects.kernel_objects();

@@ -41,8 +41,10 @@ const ENVIRONMENTS: [Environment; 8] = [
 /// What `doctor --attack --json` said in one of them.
 struct Column {
     environment: &'static Environment,
-    /// Each level with the network of its policy.
+    /// Each level with a broker.
     levels: Value,
+    /// The level `developer` with the host's network.
+    host: Value,
     /// The level `developer` without a network.
     offline: Value,
 }
@@ -55,7 +57,8 @@ attack() {
   /mnt/oubliette doctor --attack --json --state-dir /tmp/state \"$@\" >/tmp/said 2>/tmp/errors; status=$?
   cat /tmp/said; echo; echo \"== $step-errors\"; cat /tmp/errors; echo \"== $step-status\"; echo $status
 }
-step=levels; echo '== levels'; attack
+step=levels; echo '== levels'; attack --network broker
+step=host; echo '== host'; attack --level developer --network host
 step=offline; echo '== offline'; attack --level developer --network none
 echo '== left'; find /tmp/state/cells -mindepth 1
 ";
@@ -72,8 +75,9 @@ impl Environment {
             let errors = format!("{name}-errors");
             serde_json::from_str(&said[name]).unwrap_or_else(|error| panic!("{}: {error}: {}", self.id, said[&errors]))
         };
-        let column = Column { environment: self, levels: parse("levels"), offline: parse("offline") };
-        for (part, value) in [("levels", &column.levels), ("offline", &column.offline)] {
+        let column =
+            Column { environment: self, levels: parse("levels"), host: parse("host"), offline: parse("offline") };
+        for (part, value) in [("levels", &column.levels), ("host", &column.host), ("offline", &column.offline)] {
             assert_eq!(said[&format!("{part}-errors")], "", "{}", self.id);
             column.check(value);
             // Where a layer is missing it is 1, and never the 2 of an attack that is open against the plan.

@@ -37,7 +37,7 @@ const MARKS: &str = "
 | ¹ | · stands for – as well: which of the two it is, the host's devices, programs and protocols decide |
 
 An attack that is open against the plan has no mark: `doctor --attack` ends with 2 then, and the test fails. The table is
-that of level `developer`, which confines least, with the network that its policy grants, the host's.
+that of level `developer`, which confines least, with a broker: the upstream is the doctor's own.
 ";
 
 /// The mark of one result.
@@ -68,9 +68,8 @@ fn head(columns: &[Column]) -> String {
     format!("| attack | what it does |{ids}\n|---|---|{}\n", ":-:|".repeat(columns.len()))
 }
 
-fn line(columns: &[Column], attack: &Attack, level: &str) -> String {
-    let marks: String =
-        columns.iter().map(|column| format!(" {} |", mark(find(column.level(level), attack)))).collect();
+fn line(columns: &[Column], attack: &Attack, pick: impl Fn(&Column) -> &Value) -> String {
+    let marks: String = columns.iter().map(|column| format!(" {} |", mark(find(pick(column), attack)))).collect();
     let note = if BY_HOST.contains(&attack.name) { "¹" } else { "" };
     format!("| `{}`{note} | {} |{marks}\n", attack.name, attack.about)
 }
@@ -99,18 +98,30 @@ pub fn text(columns: &[Column]) -> String {
     }
     for name in classes {
         let _ = write!(text, "\n## {name}\n\n{}", head(columns));
-        text.extend(ATTACKS.iter().filter(|attack| class(attack) == name).map(|attack| line(columns, attack, LEVEL)));
+        let rows = ATTACKS.iter().filter(|attack| class(attack) == name);
+        text.extend(rows.map(|attack| line(columns, attack, |column| column.level(LEVEL))));
     }
-    text + &levels(columns) + &reasons(columns)
+    text + &levels(columns) + &others_network(columns) + &reasons(columns)
+}
+
+/// Rows that have other marks than those of the page's level.
+fn differing(columns: &[Column], pick: impl Fn(&Column) -> &Value) -> String {
+    let line = |attack| (line(columns, attack, &pick), line(columns, attack, |column| column.level(LEVEL)));
+    let rows = ATTACKS.iter().map(line).filter(|(here, there)| here != there);
+    head(columns) + &rows.map(|(here, _)| here).collect::<String>()
+}
+
+/// The level of the page with the host's network.
+fn others_network(columns: &[Column]) -> String {
+    let table = differing(columns, |column| &super::encounters(&column.host)[0]);
+    format!(
+        "\n## With the host's network\n\nWhat `--network host` changes, where the agent holds its credential itself.\n\n{table}"
+    )
 }
 
 /// Rows of the other levels that have other marks.
 fn levels(columns: &[Column]) -> String {
-    let table = |level: &str| -> String {
-        let differs = |attack: &&Attack| line(columns, attack, level) != line(columns, attack, LEVEL);
-        let rows: String = ATTACKS.iter().filter(differs).map(|attack| line(columns, attack, level)).collect();
-        format!("{}{rows}", head(columns))
-    };
+    let table = |level: &str| differing(columns, |column| column.level(level));
     let (balanced, paranoid) = (table("balanced"), table("paranoid"));
     let tables = if balanced == paranoid {
         format!("`balanced` and `paranoid`:\n\n{balanced}")
@@ -143,7 +154,8 @@ fn reasons(columns: &[Column]) -> String {
         let names: Vec<String> = ATTACKS.iter().filter(closes).map(|attack| format!("`{}`", attack.name)).collect();
         let opens = ATTACKS.iter().find(|attack| open(find(offline, attack)) && !open(find(encounter, attack)));
         assert!(opens.is_none(), "{}: without a network {} is open", column.environment.id, opens.unwrap().name);
-        let _ = writeln!(text, "\n`--network none` closes {}.", names.join(", "));
+        let names = if names.is_empty() { "nothing more".to_owned() } else { names.join(", ") };
+        let _ = writeln!(text, "\n`--network none` closes {names}.");
     }
     text
 }
