@@ -36,7 +36,8 @@ impl Peers {
     /// Whether the agent's UID made the socket at the other end. One that is not listed, or closed by now, is nobody's.
     pub fn is_agents(&mut self, here: SocketAddr, there: SocketAddr) -> bool {
         let (SocketAddr::V4(here), SocketAddr::V4(there)) = (here, there) else { return false };
-        (0..TRIES).any(|_| self.tables.iter_mut().any(|table| owner(table, there, here) == Some(self.agent.as_raw())))
+        let mut look = || self.tables.iter_mut().find_map(|table| owner(table, there, here));
+        (0..TRIES).find_map(|_| look()) == Some(self.agent.as_raw())
     }
 }
 
