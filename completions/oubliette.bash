@@ -89,7 +89,7 @@ _oubliette() {
                     return 0
                     ;;
                 --network)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "host none broker" -- "${cur}"))
                     return 0
                     ;;
                 --state-dir)

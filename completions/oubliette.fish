@@ -135,7 +135,9 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l beside -
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l policy -d 'Attack cells with the policy of this file' -r -F
-complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l network -d 'The network of the attacked cells (default: the level\'s)' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l network -d 'The network of the attacked cells (default: the level\'s)' -r -f -a "host\t'The host\'s network'
+none\t'A namespace with nothing but its own loopback'
+broker\t'The same, and on that loopback a broker: it holds the credential, and leads to the model\'s API and the listed hosts'"
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand doctor" -s l -l level -d 'Attack cells of this level only (default: of every level)' -r -f -a "paranoid\t''
 balanced\t''

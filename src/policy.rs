@@ -148,7 +148,7 @@ pub struct Network {
 impl Default for Network {
     fn default() -> Network {
         Network {
-            mode: NetworkMode::Host,
+            mode: NetworkMode::Broker,
             connect: Ports::List(vec![443]),
             bind: Ports::List(vec![]),
             udp: true,

@@ -303,7 +303,7 @@ fn credentials_that_cannot_be_used() {
         (&["--agent", "claude"], 125, &["Claude Code", "--credential-file"]),
     ];
     let huge = SECRET.repeat(2000);
-    table(rows, &lab, |launch| launch.env("EMPTY", "").env("HUGE", &huge));
+    table(rows, &lab, |launch| launch.env("EMPTY", "").env("HUGE", &huge).env("OUBLIETTE_NETWORK", "host"));
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn another_users_credential_is_not_read() {
     let lab = Lab::new();
     fs::write(lab.path("roots"), SECRET).unwrap();
     fs::set_permissions(lab.path("roots"), fs::Permissions::from_mode(0o600)).unwrap();
-    let ended = lab.launch(Who::Plain, words(&["--credential-file", "roots"], &["true"])).run();
+    let ended = lab.launch(Who::Plain, words(&["--network", "host", "--credential-file", "roots"], &["true"])).run();
     let mut findings = Findings::default();
     findings.refused(&lab, "root's", &ended, 125, &["credential file roots", "Permission denied"]);
     findings.none();

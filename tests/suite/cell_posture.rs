@@ -59,7 +59,7 @@ impl Case {
 
     fn with_credential(mut self) -> Case {
         let token = self.stage.private_file(self.who, "token", "sk-test-0123456789\n");
-        self.words.extend(["--credential-file".into(), token.into()]);
+        self.words.extend(["--network".into(), "host".into(), "--credential-file".into(), token.into()]);
         self
     }
 

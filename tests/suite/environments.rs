@@ -137,13 +137,13 @@ fn golden(name: &str, text: &str) {
 
 #[test]
 fn linux_as_root() {
-    let enforces = &["pid", "root", "ipc", "uts", "uid", "landlock-fs", "landlock-net", "landlock-scope", "cgroup"];
+    let enforces = &["pid", "root", "ipc", "uts", "net", "uid", "landlock-fs", "landlock-scope", "cgroup"];
     Expected { kind: Kind::Linux, uid: 0, enforces, open: &[], lacks: None }.check("linux-root");
 }
 
 #[test]
 fn linux_as_a_plain_user() {
-    let enforces = &["pid", "root", "ipc", "uts", "landlock-fs", "landlock-net", "landlock-scope"];
+    let enforces = &["pid", "root", "ipc", "uts", "net", "landlock-fs", "landlock-scope"];
     Expected { kind: Kind::Linux, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("linux-user");
 }
 
@@ -156,7 +156,7 @@ fn a_plain_user_without_user_namespaces() {
 
 #[test]
 fn a_plain_user_without_landlock() {
-    let enforces = &["pid", "root", "ipc", "uts"];
+    let enforces = &["pid", "root", "ipc", "uts", "net"];
     Expected { kind: Kind::NoLandlock, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("no-landlock");
 }
 
@@ -236,27 +236,27 @@ fn a_container_whose_tmp_is_full() {
 #[test]
 fn gvisor_as_root() {
     let lacks = Some(("landlock-fs", "use a kernel from 5.13"));
-    Expected { kind: Kind::Gvisor, uid: 0, enforces: &["pid", "uid"], open: &[], lacks }.check("gvisor-root");
+    Expected { kind: Kind::Gvisor, uid: 0, enforces: &["pid", "net", "uid"], open: &[], lacks }.check("gvisor-root");
 }
 
 #[test]
 fn gvisor_as_a_plain_user() {
     // One UID, and nothing that knows more than UIDs: the files of every cell would be open to every other, so there is
     // no second one.
-    let enforces = &["pid", "ipc", "uts", "alone"];
+    let enforces = &["pid", "ipc", "uts", "net", "alone"];
     Expected { kind: Kind::Gvisor, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("gvisor-user");
 }
 
 #[test]
 fn linux_6_1_as_root() {
-    let enforces = &["pid", "root", "ipc", "uts", "uid", "landlock-fs", "cgroup"];
-    let lacks = Some(("landlock-net", "use a kernel from 6.7"));
+    let enforces = &["pid", "root", "ipc", "uts", "net", "uid", "landlock-fs", "cgroup"];
+    let lacks = Some(("landlock-scope", "use a kernel from 6.12"));
     Expected { kind: Kind::Machine, uid: 0, enforces, open: &[], lacks }.check("linux-6.1-root");
 }
 
 #[test]
 fn linux_6_1_as_a_plain_user() {
-    let enforces = &["pid", "root", "ipc", "uts", "landlock-fs", "cgroup"];
+    let enforces = &["pid", "root", "ipc", "uts", "net", "landlock-fs", "cgroup"];
     Expected { kind: Kind::Machine, uid: PLAIN, enforces, open: &[], lacks: Some(AS_ROOT) }.check("linux-6.1-user");
 }
 

@@ -208,7 +208,7 @@ fn the_credential_is_in_one_closed_file() {
     let script = r#"
         umask 077; printf %s%s sk-ant- canary >token
         printf '#!/bin/sh\ntouch ready; sleep 999\n' >claude; chmod 755 claude . ; chmod 711 /tmp
-        $O run -q --user a --credential-file token --agent claude -- ./claude & launcher=$!
+        $O run -q --user a --network host --credential-file token --agent claude -- ./claude & launcher=$!
         cell=/run/oubliette/cells/*; for i in $(seq 100); do test -e $cell/work/ready && break; sleep 0.1; done
         test -e $cell/work/ready && echo running
         for p in /proc/[0-9]*; do cat $p/environ $p/cmdline 2>/dev/null; done | tr '\0' '\n' | grep -c 'sk-ant-[c]anary'

@@ -45,7 +45,7 @@ pub fn full() -> Host {
         net: Fact::Has(()),
         landlock: Fact::Has(7),
         seccomp: Fact::Has(()),
-        authorities: lacks("authority"),
+        authorities: Fact::Has("/etc/ssl/cert.pem".into()),
         uids: Fact::Has(()),
         uid_map: vec![(0, u32::MAX)],
         ranges: Fact::Has(Ranges::default()),
@@ -81,9 +81,9 @@ pub fn plain() -> Host {
     }
 }
 
-/// The plan of a run of this agent at this level.
+/// The plan of a run of this agent at this level, with the host's network.
 pub fn plan(host: &Host, agent_name: &str, level_name: &str) -> Plan {
-    Plan::new(&request(&[]), &level(level_name).value, &agent(agent_name).value, host).unwrap()
+    Plan::new(&request(&["--network", "host"]), &level(level_name).value, &agent(agent_name).value, host).unwrap()
 }
 
 /// Kinds of hosts by name.
@@ -184,9 +184,11 @@ fn decisions_of_every_host_level_agent_and_network() {
         for (level_name, agent_name, network) in ["paranoid", "balanced", "developer"]
             .iter()
             .flat_map(|l| ["none", "claude"].map(|a| (l, a)))
-            .flat_map(|(l, a)| ["host", "none"].map(|n| (*l, a, n)))
+            .flat_map(|(l, a)| ["broker", "host", "none"].map(|n| (*l, a, n)))
         {
-            let request = request(&["--network", network]);
+            let credential = ["--credential-file", "/nowhere"];
+            let words = [&["--network", network][..], if agent_name == "none" { &[] } else { &credential }].concat();
+            let request = request(&words);
             let layers = planned(&request, &level(level_name).value, &agent(agent_name).value, &host);
             let letters: String = layers.iter().map(|planned| letter(&planned.decision)).collect();
             let _ = writeln!(text, "  {letters}  {level_name} {agent_name} network {network}");
@@ -221,9 +223,16 @@ fn a_cell_inside_tmp_is_not_denied_its_own_files() {
 #[test]
 fn explanations() {
     for (file, host, level_name, agent_name, words) in [
-        ("explain-root.txt", full(), "paranoid", "claude", &[][..]),
+        ("explain-root.txt", full(), "paranoid", "claude", &["--credential-file", "/nowhere"][..]),
+        ("explain-container.txt", hosts().swap_remove(3).1, "balanced", "claude", &["--credential-file", "/nowhere"]),
         ("explain-plain.txt", plain(), "balanced", "none", &["--network", "none"]),
-        ("explain-gvisor.txt", hosts().swap_remove(10).1, "developer", "claude", &["--user", "a\u{301}@b"]),
+        (
+            "explain-gvisor.txt",
+            hosts().swap_remove(10).1,
+            "developer",
+            "claude",
+            &["--user", "a\u{301}@b", "--network", "host"],
+        ),
         (
             "explain-nothing.txt",
             hosts().swap_remove(12).1,

@@ -169,6 +169,9 @@ fn situations() -> Vec<(String, Request, Policy, AgentSpec)> {
             }
         }
     }
+    // What the other levels say of a broker is the same, or a refusal (`network.least`).
+    let words = ["--network", "broker", "--credential-file", "/nowhere"];
+    all.push(("with a broker".into(), request(&words), level("balanced").value, agent("claude").value));
     all
 }
 

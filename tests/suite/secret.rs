@@ -58,7 +58,7 @@ impl Service {
             _ => wrap.to_vec(),
         };
         let mut command = self.stage.run(self.who, &wrap);
-        command.args(["--agent", "none", "--report-fd", "2"]).env("RUST_LOG", "trace");
+        command.args(["--agent", "none", "--network", "host", "--report-fd", "2"]).env("RUST_LOG", "trace");
         match source {
             Source::File => command.arg("--credential-file").arg(&self.file),
             Source::Descriptor => command.args(["--credential-fd", "9"]),
@@ -337,7 +337,7 @@ fn after_a_run_that_ends_badly() {
         (&[], "cat <&3 >/dev/null; exit 7", 7),
         (&[], "cat <&3 >/dev/null; kill -TERM $$", 128 + 15),
         (&["--timeout", "100ms", "--grace", "100ms"], "exec sleep 60", 124),
-        (&["--require", "net", "--network", "host"], "exit 0", 125),
+        (&["--require", "net"], "exit 0", 125),
         (&["--credential-file", "/nowhere"], "exit 0", 125),
         (&["--workspace", "/nowhere"], "exit 0", 125),
     ];

@@ -364,7 +364,7 @@ fn written(place: &Place, command: &[&str]) -> (Reported, Vec<(PathBuf, File)>) 
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", place.path("bin").display());
     let mut run = place.command("run");
     run.env("PATH", path).arg("--policy-dir").arg(place.path("policies")).arg("--policy").arg(policy);
-    run.args(["--agent", "scripted", "--credential-file", "token", "--"]).args(command);
+    run.args(["--agent", "scripted", "--network", "host", "--credential-file", "token", "--"]).args(command);
     let mut run = Reported::of(place, &mut run);
     let said = crate::place::read_line(run.started.child.stdout.as_mut().unwrap());
     assert_eq!(said, "ready", "{:?}", run.started.end());

@@ -230,9 +230,9 @@ fn layers_that_this_host_lacks_are_refused_with_a_remedy() {
         ("net", &["layer net", "--network none"]),
         ("settings", &["layer settings", "no settings"]),
     ] {
-        let ended = lab.launch(Who::Plain, words(&["--require", layer], &["true"])).run();
+        let ended = lab.launch(Who::Plain, words(&["--require", layer, "--network", "host"], &["true"])).run();
         findings.refused(&lab, layer, &ended, 125, names);
-        let ended = lab.launch(Who::Plain, ["explain", "--require", layer, "--", "true"]).run();
+        let ended = lab.launch(Who::Plain, ["explain", "--require", layer, "--network", "host", "--", "true"]).run();
         findings.refused(&lab, &format!("explain {layer}"), &ended, 125, names);
         assert!(ended.stdout.contains("refuse"), "{}", ended.stdout);
     }

@@ -38,11 +38,11 @@ $O run -q -- sh -c "sleep 1$MARK & setsid env -i /bin/sleep 2$MARK & exit 3"; ec
 echo "alive $(running "sleep.[12]$MARK")"
 step credential
 TOKEN=$(cat /mnt/token); (umask 077; cat /mnt/token >token)
-$O run -q --credential-file token -- sh -c 'cat <&3' >out; echo "status $?"
+$O run -q --credential-file token --network host -- sh -c 'cat <&3' >out; echo "status $?"
 [ "$(cat out)" = "$TOKEN" ] && echo "handed over"
 step neighbours
 mkfifo go; exec 5<>go
-$O run -q --user alice --credential-file token -- sh -c 'umask 0; echo private >"$HOME/file"; echo "up $HOME"; read -r line; cat "$HOME/file"' <go >victim & launcher=$!
+$O run -q --user alice --credential-file token --network host -- sh -c 'umask 0; echo private >"$HOME/file"; echo "up $HOME"; read -r line; cat "$HOME/file"' <go >victim & launcher=$!
 await victim up
 home=$(sed -n 's/^up //p' victim)
 cells=$(echo /run/oubliette/cells/*/home /var/tmp/oubliette-*/cells/*/home /tmp/oubliette-*/cells/*/home)
@@ -58,7 +58,7 @@ $O run -q --user bob -- sh -c '
 echo go >&5; wait $launcher; echo "status $?"; tail -n 1 victim
 step secret
 : >victim # the last one's is still up
-$O run -q --user alice --credential-file token -- sh -c 'echo up; read -r line' <go >victim & launcher=$!
+$O run -q --user alice --credential-file token --network host -- sh -c 'echo up; read -r line' <go >victim & launcher=$!
 await victim up
 $O run -q --user bob -- sh -c '
   for process in /proc/[0-9]*; do
@@ -72,7 +72,7 @@ echo "in arguments and environments $(grep -ac "$TOKEN" seen)"
 echo go >&5; wait $launcher; echo "status $?"
 exec 5>&-
 step killed
-$O run -q --credential-file token -- sh -c "umask 077; mkdir -p ~/a/b; echo x >~/a/b/c; chmod 0 ~/a/b ~/a; setsid sleep 3$MARK & echo up; exec sleep 4$MARK" >out & launcher=$!
+$O run -q --credential-file token --network host -- sh -c "umask 077; mkdir -p ~/a/b; echo x >~/a/b/c; chmod 0 ~/a/b ~/a; setsid sleep 3$MARK & echo up; exec sleep 4$MARK" >out & launcher=$!
 await out up; kill -9 $launcher; wait $launcher 2>/dev/null
 $O sweep >/dev/null; echo "status $?"
 # In a PID namespace the kernel ends them, in its own time; sweep sees none of them.
@@ -100,5 +100,6 @@ $O run -q --require all -- true; echo "status $?"
 step left
 echo "$(left)"
 step explain
-$O explain -- true
+# The agent of `doctor --attack` is one that has a broker.
+$O explain --agent doctor --upstream http://127.0.0.1:9 --credential-file token -- true
 echo "status $?"

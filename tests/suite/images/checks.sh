@@ -20,7 +20,7 @@ $O run -q --user alice -- $B sh -c 'echo text >file; '$B' cat file; '$B' id -u; 
 echo "status $?"
 step credential
 (umask 077; echo token-of-an-image >/tmp/token)
-$O run -q --credential-file /tmp/token -- $B sh -c $B' cat <&3'; echo "status $?"
+$O run -q --network host --credential-file /tmp/token -- $B sh -c $B' cat <&3'; echo "status $?"
 step explain
 $O explain -- $B true; echo "status $?"
 step doctor

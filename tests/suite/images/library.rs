@@ -52,7 +52,7 @@ fn it_opens_nothing_of_the_c_library() {
     need::copy_program(busybox.as_ref(), &lab.path("claude"));
     let (token, claude) = (lab.path("token"), lab.path("claude"));
     let [token, claude] = [&token, &claude].map(|path| path.to_str().unwrap());
-    let upstream = ["explain", "--upstream", "http://localhost:1", "--credential-file", token, "--", claude];
+    let upstream = ["explain", "--upstream", "http://127.0.0.1:1", "--credential-file", token, "--", claude];
     for who in [Who::Root, Who::Plain] {
         for words in [&run[..], &upstream, &["explain", "--", busybox], &["doctor"], &["sweep"], &["ps"]] {
             let log = lab.path("log");

@@ -137,7 +137,7 @@ fn show(launcher: Launcher, token: &str, by: impl FnOnce(&Stage, &mut Command)) 
     let model = Model::play(vec![bash("env; ls -la ~").into(), bash(&wait).into(), Step::Hold]);
     let mark = format!("mark-{:032x}", rand::random::<u128>());
     let mut command = stage.start("developer", &model);
-    command.args(servers(&stage)).args(["--setenv", &format!("MARK={mark}"), "--report-fd", "2"]);
+    command.args(servers(&stage)).args(["--setenv", &format!("MARK={mark}"), "--report-fd", "2", "--network", "host"]);
     by(&stage, &mut command);
     command.arg("--").arg(&stage.claude).args(["-p", "whoami-prompt"]);
     let output = run_and_look(&stage, command, &model, &port, token, &mark);

@@ -205,7 +205,18 @@ fn the_same_repository_without_the_level() {
     let exported = out.display().to_string();
     // The other port answers nothing, so the deadline ends the run; what ran until then is exported all the same.
     let mut command = stage.oubliette();
-    command.args(["run", "--level", "developer", "--timeout", "30s", "--grace", "1s", "--credential-file"]);
+    command.args([
+        "run",
+        "--level",
+        "developer",
+        "--timeout",
+        "30s",
+        "--grace",
+        "1s",
+        "--network",
+        "host",
+        "--credential-file",
+    ]);
     command.arg(stage.own().join("token")).args(["--policy-dir", &directory, "--copy-in", &repository]);
     command.args(["--export", &exported, "--"]).arg(&stage.claude).args(["-p", "hello"]);
     let seen = play(command, Model::start(Vec::new()));
