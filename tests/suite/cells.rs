@@ -341,7 +341,7 @@ fn a_refused_run_has_a_report_too() {
         (&["--policy", policy], "uid"),
         (&["--user", ""], "it is empty"),
         (&["--level", "no-such-level"], "no-such-level"),
-        (&["--credential-file", "/no/such/file"], "/no/such/file"),
+        (&["--network", "host", "--credential-file", "/no/such/file"], "/no/such/file"),
         (&["--workspace", "/no/such/place"], "/no/such/place"),
     ];
     for (options, why) in cases {

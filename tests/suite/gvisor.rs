@@ -233,7 +233,7 @@ fn the_real_agent_edits_a_file() {
         ];
         let model = Model::start(calls);
         let script = format!(
-            "umask 077; printf sk-ant-api03-x >token; mkdir out; exec $O run --user a --credential-file token --level \
+            "umask 077; printf sk-ant-api03-x >token; mkdir out; exec $O run --user a --network host --credential-file token --level \
              paranoid --timeout 200s --upstream {} --export out/tree -- {} -p hello 2>err",
             model.url(),
             claude.display()
