@@ -43,7 +43,7 @@ use authority::Authority;
 
 use crate::error::Error;
 use crate::plan;
-use crate::policy::agent::Way;
+use crate::policy::way::Way;
 use crate::secret::Secret;
 use crate::state::State;
 use crate::sys::channel::Channel;

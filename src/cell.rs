@@ -1,12 +1,12 @@
 //! A cell: the directory of one run, locked by its launcher. Alive means locked.
 #![forbid(unsafe_code)]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -54,6 +54,9 @@ pub struct Record {
     pub pid_namespace: bool,
     /// HOME, /tmp and workspace are directories of the cell; else they were on a tmpfs and are gone with it.
     pub directories: bool,
+    /// The file in HOME that holds the credential, or its phantom.
+    #[serde(default)]
+    pub credential: Option<String>,
 }
 
 impl Record {
@@ -278,31 +281,39 @@ fn give(dir: BorrowedFd<'_>, name: &OsStr, owner: Option<Ids>) -> Result<(), Err
 
 /// Zeroes what the launcher of a dead cell had written where others could find it on the disk: its credential and its
 /// settings. Their inodes are not known any more, so what has a second name by now is left as it is ([`overwrite`]).
-pub fn zero_dead(cell: BorrowedFd<'_>) {
+///
+/// `credential` is from the record.
+pub fn zero_dead(cell: BorrowedFd<'_>, credential: Option<&str>) {
     let Ok(mount) = status_of(cell).map(|status| status.mount) else { return };
-    let mut files = vec![("home", OsString::from(".credential"))];
-    let settings = open_repaired(cell, OsStr::new("settings"), mount).and_then(|dir| crate::tree::entries(dir.as_fd()));
-    for entry in settings.into_iter().flat_map(|mut dir| dir.iter().flatten().collect::<Vec<_>>()) {
-        files.push(("settings", OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()));
+    if let Some(name) = credential {
+        let _ = zero_below(cell, &Path::new("home").join(name), None);
     }
-    for (parent, name) in files {
-        if let Ok(dir) = open_repaired(cell, OsStr::new(parent), mount) {
-            let _ = overwrite(dir.as_fd(), &name, None);
-        }
+    let Ok(settings) = open_repaired(cell, OsStr::new("settings"), mount) else { return };
+    let entries = crate::tree::entries(settings.as_fd());
+    for entry in entries.into_iter().flat_map(|mut dir| dir.iter().flatten().collect::<Vec<_>>()) {
+        let _ = overwrite(settings.as_fd(), OsStr::from_bytes(entry.file_name().to_bytes()), None);
     }
 }
 
 /// Zeroes a file of the launcher's in place, down a path that the agent may have changed since.
 fn zero(cell: BorrowedFd<'_>, path: &Path, id: FileId) -> Result<(), Errno> {
+    zero_below(cell, path, Some(id))
+}
+
+/// The same where the inode may not be known any more.
+fn zero_below(cell: BorrowedFd<'_>, path: &Path, id: Option<FileId>) -> Result<(), Errno> {
     let parts: Vec<&OsStr> = path.iter().collect();
     let Some((name, parents)) = parts.split_last() else { return Ok(()) };
+    if path.components().any(|part| !matches!(part, Component::Normal(_))) {
+        return Err(Errno::EINVAL);
+    }
     let mount = status_of(cell)?.mount;
     let mut dir = cell.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
     for part in parents {
         // The agent may have closed its HOME.
         dir = open_repaired(dir.as_fd(), part, mount)?;
     }
-    overwrite(dir.as_fd(), name, Some(id))
+    overwrite(dir.as_fd(), name, id)
 }
 
 /// Whether a name is one that [`Cell::create`] gives.

@@ -79,8 +79,8 @@ impl Places {
 
 impl Places {
     /// The file with the credential, where there is one.
-    pub fn credential(&self) -> PathBuf {
-        self.home.join(".credential")
+    pub fn credential(&self, handed: &Credential) -> Option<PathBuf> {
+        handed.file().map(|name| self.home.join(name))
     }
 }
 
@@ -138,6 +138,8 @@ pub struct Command {
     pub stdio: Stdio,
     /// The pipe with its credential, for descriptor [`CREDENTIAL_FD`].
     pub credential: Option<OwnedFd>,
+    /// What stands before and after the credential in a file.
+    pub around_credential: [String; 2],
     /// Gets a byte before the agent is executed and the errno when it cannot be, and closes when it can.
     pub exec_failed: OwnedFd,
 }
@@ -379,19 +381,16 @@ impl Confinement<'_> {
         Ok(())
     }
 
-    /// Where a pipe could be opened by others, or would be empty for the second agent, the credential moves from the
-    /// pipe to a file that only the agent reads. The agent itself gets that as a descriptor; one that a shim starts
-    /// opens it for itself.
+    /// Where a pipe could be opened by others, or would be empty for the second agent, or the agent looks for a file,
+    /// the credential moves from the pipe to a file that only the agent reads. The agent itself gets that as a
+    /// descriptor, unless it or a shim opens it by its name.
     fn move_credential(&mut self) -> Result<(), Failure> {
-        if self.plan.credential != Credential::File {
-            return Ok(());
-        }
+        let Some(path) = self.places.credential(&self.plan.credential) else { return Ok(()) };
         let Some(pipe) = self.command.credential.take() else { return Ok(()) };
-        let path = self.places.credential();
-        let file = fill_from(pipe.into(), &path).map_err(|error| {
+        let file = fill_from(pipe.into(), &path, &self.command.around_credential).map_err(|error| {
             Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), "write the credential file")
         })?;
-        if self.plan.shim.is_none() {
+        if self.plan.credential == Credential::File && self.plan.shim.is_none() {
             self.command.credential = Some(file.into());
         }
         Ok(())
@@ -430,7 +429,7 @@ impl Confined {
             Some(terminal) if !self.has_init => sys::tty::take_control(terminal.as_fd()),
             _ => Ok(()),
         };
-        let Command { program, arguments, environment, stdio, credential, exec_failed } = self.command;
+        let Command { program, arguments, environment, stdio, credential, exec_failed, .. } = self.command;
         let errno = match control.and_then(|()| session::attach(stdio, self.terminal, credential, &exec_failed)) {
             Ok(()) => {
                 announce(&exec_failed);
@@ -443,8 +442,8 @@ impl Confined {
     }
 }
 
-/// Writes what a pipe holds to an existing file, and opens that to be read. The buffer is wiped.
-fn fill_from(mut pipe: File, path: &Path) -> std::io::Result<File> {
+/// Writes what a pipe holds to an existing file, between two texts, and opens that to be read. The buffer is wiped.
+fn fill_from(mut pipe: File, path: &Path, [before, after]: &[String; 2]) -> std::io::Result<File> {
     let mut buffer = Zeroizing::new([0; crate::secret::MAX]);
     let mut length = 0;
     loop {
@@ -454,7 +453,9 @@ fn fill_from(mut pipe: File, path: &Path) -> std::io::Result<File> {
         }
     }
     let mut file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    file.write_all(&buffer[..length])?;
+    for part in [before.as_bytes(), &buffer[..length], after.as_bytes()] {
+        file.write_all(part)?;
+    }
     File::open(path)
 }
 
@@ -463,7 +464,12 @@ pub const PORT: &str = "{broker-port}";
 
 /// What a template's places stand for.
 pub fn expand(text: &str, places: &Places) -> String {
-    let show = |path: &Path| path.to_string_lossy().into_owned();
+    expand_as(text, places, str::to_owned)
+}
+
+/// The same, with each place written in the way of the text's language.
+pub fn expand_as(text: &str, places: &Places, write: impl Fn(&str) -> String) -> String {
+    let show = |path: &Path| write(&path.to_string_lossy());
     text.replace("{home}", &show(&places.home))
         .replace("{tmp}", &show(&places.tmp))
         .replace("{work}", &show(&places.work))

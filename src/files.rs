@@ -1,15 +1,16 @@
 //! The files that a launcher puts into a cell.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::broker::authority::Authority;
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
-use crate::confine::{CREDENTIAL_FD, Places, expand};
+use crate::confine::{CREDENTIAL_FD, Places, expand, expand_as};
 use crate::job::Job;
 use crate::plan::{Credential, Plan, Shim};
 use crate::policy::NetworkMode;
+use crate::policy::rendered::{FilePlace, SERVERS, SettingsFile, quoted};
 
 /// All of them, in the places of this cell.
 pub fn of_cell(
@@ -21,27 +22,23 @@ pub fn of_cell(
     own: Option<&Authority>,
 ) -> Vec<CellFile> {
     let mut files = Vec::new();
-    if let Some(settings) = &plan.settings {
-        files.push(launchers(&places.settings.join("settings.json"), settings.settings.as_bytes()));
-        if let Some(path) = plan.managed.as_ref().filter(|_| plan.root.is_some()) {
-            files.push(launchers(path, settings.managed.as_bytes()));
-        }
-    }
-    if !job.servers.text.is_empty() {
-        files.push(launchers(&places.settings.join("mcp.json"), job.servers.text.as_bytes()));
-    }
+    files.extend(of_settings(plan, job, places));
     let more = if terminal { &plan.home_terminal[..] } else { &[] };
     files.extend(own.into_iter().flat_map(|authority| authorities(plan, places, authority)));
     for (name, text) in plan.home.iter().chain(more) {
         let bytes = expand(text, places).into_bytes();
         files.push(CellFile { path: places.home.join(name), bytes, mode: 0o600, to_agent: true });
     }
-    if plan.credential == Credential::File {
-        // Empty: the child fills it from a pipe, so that no heap holds the credential.
-        files.push(CellFile { path: places.credential(), bytes: Vec::new(), mode: 0o600, to_agent: true });
-    }
+    let credential = places.credential(&plan.credential);
+    // Empty: the child fills it from a pipe, so that no heap holds the credential.
+    files.extend(credential.iter().cloned().map(|path| CellFile {
+        path,
+        bytes: Vec::new(),
+        mode: 0o600,
+        to_agent: true,
+    }));
     if let Some(shim) = &plan.shim {
-        files.push(shim_script(shim, places, plan.credential == Credential::File));
+        files.push(shim_script(shim, places, credential.filter(|_| plan.credential == Credential::File)));
     }
     if plan.root.is_some() {
         files.extend(synthetic(plan.network, agent));
@@ -63,18 +60,35 @@ fn authorities(plan: &Plan, places: &Places, own: &Authority) -> [CellFile; 2] {
     ]
 }
 
+/// Settings, with what is only known now: the places of the cell, and the caller's servers.
+fn of_settings(plan: &Plan, job: &Job, places: &Places) -> Vec<CellFile> {
+    let (Some(rendered), Some(settings)) = (&plan.settings, &job.agent.value.settings) else { return Vec::new() };
+    let file = |SettingsFile { place, text }: &SettingsFile| {
+        let path = match place {
+            FilePlace::Settings(name) => places.settings.join(name),
+            FilePlace::Home(name) => places.home.join(name.as_str()),
+            FilePlace::Managed(path) if plan.root.is_some() => path.as_path().to_owned(),
+            FilePlace::Managed(_) => return None,
+        };
+        let text = expand_as(text, places, quoted);
+        // The servers last: what the caller wrote is nobody's template.
+        Some(launchers(&path, text.replace(SERVERS, &settings.servers(&job.servers)).as_bytes()))
+    };
+    rendered.files.iter().filter_map(file).collect()
+}
+
 /// A file that the agent reads and does not own.
 fn launchers(path: &Path, bytes: &[u8]) -> CellFile {
     CellFile { path: path.to_owned(), bytes: bytes.to_vec(), mode: 0o444, to_agent: false }
 }
 
 /// A script under the agent's name that gives it the arguments of its level, and its credential anew each time.
-fn shim_script(shim: &Shim, places: &Places, credential: bool) -> CellFile {
+fn shim_script(shim: &Shim, places: &Places, credential: Option<PathBuf>) -> CellFile {
     let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let path = |path: &Path| quote(&path.to_string_lossy());
     let mut script = String::from("#!/bin/sh\n");
-    if credential {
-        script += &format!("exec {CREDENTIAL_FD}<{}\n", path(&places.credential()));
+    if let Some(credential) = credential {
+        script += &format!("exec {CREDENTIAL_FD}<{}\n", path(&credential));
     }
     script += &format!("exec {}", path(&shim.program));
     for argument in &shim.arguments {

@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::mcp::Servers;
 use crate::plan::{self, Plan, Refusal, egress, environ, layers};
-use crate::policy::agent::AgentSpec;
+use crate::policy::agent::{AgentSpec, Settings};
 use crate::policy::files::{self, Found, Library};
 use crate::policy::hosts::HostRule;
+use crate::policy::way::Hand;
 use crate::policy::{NetworkMode, Policy};
 use crate::program::Program;
 use crate::request::{From, Level, Request, Setting};
@@ -65,6 +66,7 @@ impl Job {
         check_authorities(&mut request, &level.value, &agent.value)?;
         check_hosts(&mut request, &level.value)?;
         check_injected(&mut request, &level.value, &agent.value)?;
+        check_variable(&request, &level.value, &agent.value, &host)?;
         settle(&mut request, &level.value, &agent.name, &host);
         Ok(Job { request, level, agent, servers, host, probed })
     }
@@ -138,19 +140,27 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
         )
         .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
     }
-    if agent.value.arguments.mcp.is_empty() && drop_default(request, "mcp-config") {
+    if !agent.value.takes_servers() && drop_default(request, "mcp-config") {
         request.mcp_config = None;
     }
-    if agent.value.environment.base_url.is_none() && drop_default(request, "upstream") {
+    if !agent.value.takes_base_url() && drop_default(request, "upstream") {
         request.upstream = None;
     }
-    if request.mcp_config.is_some() && agent.value.arguments.mcp.is_empty() {
+    if request.mcp_config.is_some() && !agent.value.takes_servers() {
         return Err(Error::new("use --mcp-config", format!("{} takes no file of MCP servers", agent.value.title))
             .hint("leave it out"));
     }
-    if request.upstream.is_some() && agent.value.environment.base_url.is_none() {
+    if request.upstream.is_some() && !agent.value.takes_base_url() {
         return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title))
             .hint("leave it out"));
+    }
+    let knows = request.upstream.is_some() || agent.value.environment.upstream.is_some();
+    if agent.value.settings.as_ref().is_some_and(Settings::hold_base_url) && !knows {
+        return Err(Error::new(
+            format!("write the settings of {}", agent.value.title),
+            "nothing says where its requests go",
+        )
+        .hint("name it with --upstream"));
     }
     Ok(())
 }
@@ -171,7 +181,7 @@ fn check_authorities(request: &mut Request, policy: &Policy, agent: &AgentSpec) 
 
 /// A broker adds the tokens, to hosts that the policy has or lets the caller add, and shows its certificate to an upstream.
 fn check_injected(request: &mut Request, policy: &Policy, agent: &AgentSpec) -> Result<()> {
-    let brokered = request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker;
+    let brokered = plan::broker::asked(request, policy) == NetworkMode::Broker;
     if let (Some(one), false) = (request.inject.first(), brokered) {
         return Err(Error::new(
             format!("use --inject {}", one.shown()),
@@ -214,6 +224,32 @@ fn check_hosts(request: &mut Request, policy: &Policy) -> Result<()> {
         request.allow.iter().filter(|(rule, _)| refused(rule).is_some()).map(|(rule, _)| rule.to_string()).collect();
     request.allow.retain(|(rule, _)| !dropped.contains(&rule.to_string()));
     request.sources.retain(|setting| setting.name != "allow" || !dropped.contains(&setting.value));
+    Ok(())
+}
+
+/// An environment is handed on to every program that the agent starts, and where /proc asks nobody who he is it is
+/// everybody's. A broker's phantom may be there: it is good in this cell only.
+fn check_variable(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Result<()> {
+    let brokered = plan::broker::asked(request, policy) == NetworkMode::Broker;
+    let Some(Hand::Variable(name)) = agent.credential.way.first().map(|way| &way.hand) else { return Ok(()) };
+    if brokered || request.credential.is_none() {
+        return Ok(());
+    }
+    let refused = |why: &str, hint: &str| {
+        Err(Error::new(format!("hand {} its credential in variable {name}", agent.title), why).hint(hint))
+    };
+    if !policy.credential.environment {
+        return refused(
+            "every program that it starts would have it, and the policy does not allow that",
+            "use --network broker, where it holds a phantom, or a policy with `environment = true` in [credential]",
+        );
+    }
+    if !host.private_descriptors {
+        return refused(
+            "on this host every process can read the environment of any other",
+            "use --network broker, where it holds a phantom",
+        );
+    }
     Ok(())
 }
 

@@ -20,10 +20,11 @@ use crate::error::{Error, Result};
 use crate::host::groups::Group;
 use crate::host::{Host, Kind, Shown, capability};
 use crate::layer::{Decision, Layer};
-use crate::policy::agent::{AgentSpec, Check, Settings};
-use crate::policy::claude::Rendered;
+use crate::policy::agent::{AgentSpec, Check};
 use crate::policy::deny::{Class, Twins};
 use crate::policy::paths::HomePath;
+use crate::policy::rendered::Rendered;
+use crate::policy::way::Hand;
 use crate::policy::{Bytes, NetworkMode, Policy};
 use crate::request::{Request, UidRange, Workspace};
 
@@ -64,8 +65,6 @@ pub struct Plan {
     pub private_descriptors: bool,
     /// The agent's settings.
     pub settings: Option<Rendered>,
-    /// Where the machine's owner keeps settings that the agent lets nothing loosen; shown where there is a private root.
-    pub managed: Option<PathBuf>,
     /// Files in HOME at the start; the text may name `{work}`.
     pub home: Vec<(String, String)>,
     /// More of them where the agent gets a terminal.
@@ -195,7 +194,7 @@ pub enum Apart {
 }
 
 /// How the credential is handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Credential {
     /// There is none.
@@ -204,6 +203,21 @@ pub enum Credential {
     Pipe,
     /// A file of mode 0600 in HOME, where others could open a pipe.
     File,
+    /// A file of mode 0600 in HOME, by the name under which the agent looks for it.
+    Own(HomePath),
+    /// A variable of its environment.
+    Variable,
+}
+
+impl Credential {
+    /// The name in HOME of the file that holds it, where it is in one.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Credential::File => Some(".credential"),
+            Credential::Own(path) => Some(path.as_str()),
+            Credential::None | Credential::Pipe | Credential::Variable => None,
+        }
+    }
 }
 
 /// A script that starts the agent with the arguments of its level.
@@ -267,11 +281,13 @@ impl Plan {
         }
         let on = layers::On::new(&decided, host);
         let left_out = left_out(host, &on);
-        let settings =
-            agent.settings.as_ref().map(|Settings::Claude(template)| template.render(policy, &host.servers, &left_out));
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on, network);
         let broker = broker::of(request, policy, agent, host, &on, network);
+        let settings = agent.settings.as_ref().map(|settings| {
+            let url = environ::base_url(request, agent, broker.as_ref()).unwrap_or_default();
+            settings.render(policy, &host.servers, &left_out).with_base_url(url)
+        });
         Ok(Plan {
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
@@ -287,12 +303,8 @@ impl Plan {
             limits: limits(policy, &on, identity),
             cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
             network,
-            credential: credential(request, host),
+            credential: credential(request, agent, host),
             private_descriptors: host.private_descriptors,
-            managed: agent
-                .settings
-                .as_ref()
-                .and_then(|Settings::Claude(template)| template.managed.as_ref().map(|path| path.as_path().to_owned())),
             home: pairs(&agent.home),
             home_terminal: pairs(&agent.home_terminal),
             environment: environ::variables(request, agent, host, &on, broker.as_ref()),
@@ -419,12 +431,14 @@ fn limits(policy: &Policy, on: &layers::On, identity: Identity) -> Limits {
     }
 }
 
-fn credential(request: &Request, host: &Host) -> Credential {
-    match request.credential {
-        None => Credential::None,
+fn credential(request: &Request, agent: &AgentSpec, host: &Host) -> Credential {
+    match (&request.credential, agent.credential.way.first().map(|way| &way.hand)) {
+        (None, _) => Credential::None,
+        (Some(_), Some(Hand::File(file))) => Credential::Own(file.path.clone()),
+        (Some(_), Some(Hand::Variable(_))) => Credential::Variable,
         // A pipe is empty after the first agent; a file serves every one that the command starts.
-        Some(_) if host.private_descriptors && host.programs.wrapped.is_none() => Credential::Pipe,
-        Some(_) => Credential::File,
+        (Some(_), _) if host.private_descriptors && host.programs.wrapped.is_none() => Credential::Pipe,
+        (Some(_), _) => Credential::File,
     }
 }
 

@@ -9,6 +9,8 @@ pub mod files;
 pub mod hosts;
 mod names;
 pub mod paths;
+pub mod rendered;
+pub mod way;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -47,6 +49,17 @@ pub struct Policy {
     /// What of the host's files the agent sees, read-only.
     #[serde(default)]
     pub files: Files,
+    /// How the credential may be handed over.
+    #[serde(default)]
+    pub credential: Handing,
+}
+
+/// How the credential may be handed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Handing {
+    /// In the agent's environment, where it looks nowhere else: every program that it starts has it, too.
+    pub environment: bool,
 }
 
 /// Which commands the agent's settings allow. The word is the agent's `Bash(git *)`, not a kernel rule.

@@ -25,6 +25,7 @@ use crate::job::Job;
 use crate::layer::Layer;
 use crate::plan::{Identity, Plan, Refusal};
 use crate::policy::deny::Class;
+use crate::policy::way::{Hand, Way};
 use crate::progress::{Progress, Stage};
 use crate::report::Report;
 use crate::request::{Request, Workspace};
@@ -73,6 +74,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     known.layers.clone_from(&plan.layers);
     known.classes.clone_from(&plan.classes);
     let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?.map(Arc::new);
+    check_quotes(&job, secret.as_deref())?;
     let handed = Handed::read(&job)?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
@@ -227,6 +229,21 @@ fn uid_range(job: &Job, plan: &Plan) -> crate::request::UidRange {
 fn hide_launcher() -> Result<()> {
     prctl::set_dumpable(false).map_err(|errno| Error::new("hide the launcher's memory", errno))?;
     limits::no_core().map_err(|errno| Error::new("switch core files off", errno))
+}
+
+/// Between two quotes of a file that the agent parses, such a character would end the text or begin another.
+fn check_quotes(job: &Job, secret: Option<&Secret>) -> Result<()> {
+    let way = secret.and_then(|secret| Some((secret, job.agent.value.way(secret.expose())?)));
+    match way {
+        Some((secret, Way { hand: Hand::File(file), .. })) if secret.expose().iter().any(|b| b"\"'\\".contains(b)) => {
+            Err(Error::new(
+                format!("write the credential to ~/{}", file.path.as_str()),
+                "it holds a quote or a backslash",
+            )
+            .hint("a token of this agent's holds neither: name the file that holds the token alone"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A directory that the caller left open as a standard stream would lead out of every namespace.

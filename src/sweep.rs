@@ -135,8 +135,8 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>, record: Option<&Rec
     if !left.is_empty() {
         return left;
     }
-    if record.is_some_and(|record| record.directories) {
-        zero_dead(cell);
+    if let Some(record) = record.filter(|record| record.directories) {
+        zero_dead(cell, record.credential.as_deref());
     }
     wiped(state, name)
 }

@@ -10,6 +10,7 @@ use oubliette::plan::rules::{Access, DEVICES, Place};
 use oubliette::plan::{Identity, Plan, Text};
 use oubliette::policy::Policy;
 use oubliette::policy::agent::AgentSpec;
+use oubliette::policy::rendered::FilePlace;
 use oubliette::request::Request;
 
 /// Makes the plan and holds it against what it was made of.
@@ -99,8 +100,10 @@ fn shown(plan: &Plan, allowed: &BTreeSet<PathBuf>) {
         }
         assert!(!matches!(&shown.kind, Kind::Link(target) if target.as_os_str().is_empty()));
     }
-    if let Some(managed) = &plan.managed {
-        assert!(is_plain(managed), "{}", managed.display());
+    for file in plan.settings.iter().flat_map(|settings| &settings.files) {
+        if let FilePlace::Managed(path) = &file.place {
+            assert!(is_plain(path.as_path()), "{path:?}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use oubliette::policy::claude::{Rule, Template};
 use oubliette::policy::deny::Class;
+use oubliette::policy::rendered::{FilePlace, SERVERS, SettingsFile};
 use oubliette::policy::{AllCommands, Commands, Policy};
 use serde_json::Value;
 
@@ -10,9 +11,9 @@ pub fn check_settings(template: &Template, policy: &Policy) {
     for left_out in [&[][..], &[Class::SharedTmp]] {
         for servers in [vec![], vec!["server-1".to_owned(), "_".to_owned()]] {
             let rendered = template.render(policy, &servers, left_out);
-            for (text, managed) in [(&rendered.settings, false), (&rendered.managed, true)] {
+            for SettingsFile { place, text } in rendered.files.iter().filter(|file| file.text != SERVERS) {
                 let settings: Value = serde_json::from_str(text).expect("settings are JSON");
-                check(&settings, template, policy, left_out, managed);
+                check(&settings, template, policy, left_out, matches!(place, FilePlace::Managed(_)));
                 for server in &servers {
                     let rule = format!("mcp__{server}");
                     assert!(rules(&settings, "allow").contains(&rule), "{rule} is not allowed");

@@ -30,8 +30,8 @@ use super::pass::{Answer, cleaned, drop_hop_by_hop, own};
 use super::proxy::name_and_port;
 use super::reach::{Goal, Reach, Unreached, unreached};
 use super::{HEAD, HEAD_SIZE, HEADERS};
-use crate::policy::agent::HeaderName;
 use crate::policy::hosts::{HostName, HostRule};
+use crate::policy::way::HeaderName;
 use crate::secret::Secret;
 
 /// Headers of a request that are the broker's to set. A part of an answer could hold a part of the token.

@@ -15,8 +15,9 @@ use super::rules::{self, Filter, Landlock};
 use crate::confine;
 use crate::host::{Host, Lack};
 use crate::layer::Layer;
-use crate::policy::agent::{AgentSpec, HeaderName, Way};
+use crate::policy::agent::AgentSpec;
 use crate::policy::hosts::HostRule;
+use crate::policy::way::{HeaderName, Way};
 use crate::policy::{Hold, NetworkMode, Policy};
 use crate::request::injection::Injection;
 use crate::request::{Request, UidRange, Upstream};
@@ -171,7 +172,7 @@ pub fn lack(request: &Request, agent: &AgentSpec, host: &Host) -> Option<Lack> {
     if !has_model(request, agent) {
         return None;
     }
-    if agent.environment.base_url.is_none() {
+    if !agent.takes_base_url() {
         return Some(Lack::new(
             format!(
                 "{title} has no variable for a base URL, so that nothing leads it to the broker with its credential"

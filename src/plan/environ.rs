@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layer::Layer;
 use crate::policy::agent::{AgentSpec, matches};
-use crate::policy::claude::Rendered;
+use crate::policy::rendered::Rendered;
 use crate::request::Request;
 
 /// Taken over from the launcher's environment, where set: how text looks and sounds, never where it comes from.
@@ -117,9 +117,7 @@ pub fn variables(
     for (name, value) in &agent.environment.set {
         set(name, Text::Template(value.clone()));
     }
-    let brokered = broker.filter(|broker| broker.model.is_some()).map(|broker| Text::Template(broker.url.clone()));
-    let base_url = brokered.or(request.upstream.as_ref().map(|upstream| Text::plain(&upstream.url)));
-    if let (Some(name), Some(url)) = (&agent.environment.base_url, base_url) {
+    if let (Some(name), Some(url)) = (&agent.environment.base_url, told_url(request, broker)) {
         set(name, url);
     }
     broker.into_iter().for_each(|broker| proxy(broker, &mut set));
@@ -146,6 +144,20 @@ fn proxy(broker: &Broker, set: &mut impl FnMut(&str, Text) -> Option<Text>) {
     if !broker.egress.hosts.is_empty() {
         ["NO_PROXY", "no_proxy"].into_iter().for_each(|name| drop(set(name, Text::plain("127.0.0.1,localhost,::1"))));
     }
+}
+
+/// The URL that somebody has named: an agent with a variable for it knows its own. The broker's may name its port, which is
+/// known late.
+fn told_url(request: &Request, broker: Option<&Broker>) -> Option<Text> {
+    let brokered = broker.filter(|broker| broker.model.is_some()).map(|broker| Text::Template(broker.url.clone()));
+    brokered.or(request.upstream.as_ref().map(|upstream| Text::plain(&upstream.url)))
+}
+
+/// Where the agent sends its requests, for settings that must say it, which are a template.
+pub fn base_url<'a>(request: &'a Request, agent: &'a AgentSpec, broker: Option<&'a Broker>) -> Option<&'a str> {
+    let brokered = broker.filter(|broker| broker.model.is_some()).map(|broker| broker.url.as_str());
+    let named = request.upstream.as_ref().or(agent.environment.upstream.as_ref());
+    brokered.or(named.map(|upstream| upstream.url.as_str()))
 }
 
 fn search_path(host: &Host) -> Text {

@@ -197,13 +197,17 @@ fn process(plan: &Plan) -> Vec<String> {
         Identity::PerRun(range) => format!("one of {}-{} for this run alone", range.first, range.last),
         Identity::Owner => "the owner's of the workspace".into(),
     };
-    let credential = match plan.credential {
-        Credential::None => "none",
-        Credential::Pipe => "a pipe on descriptor 3, empty once read; in no file, argument or variable",
+    let credential = match &plan.credential {
+        Credential::None => "none".to_owned(),
+        Credential::Pipe => "a pipe on descriptor 3, empty once read; in no file, argument or variable".into(),
         Credential::File if plan.shim.is_some() => {
-            "a file of mode 0600 in HOME, for every agent that the command starts"
+            "a file of mode 0600 in HOME, for every agent that the command starts".into()
         }
-        Credential::File => "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here",
+        Credential::File => {
+            "a file of mode 0600 in HOME, as descriptor 3: pipes of other processes can be opened here".into()
+        }
+        Credential::Own(path) => format!("~/{}, mode 0600: the agent looks for it there", path.as_str()),
+        Credential::Variable => "a variable of its environment: the agent looks nowhere else".into(),
     };
     let phantom = if plan.broker.as_ref().is_some_and(|broker| broker.model.is_some()) {
         "with the broker; the agent holds a phantom: "

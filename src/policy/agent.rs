@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::claude;
 use super::deny::Class;
-use super::names;
 use super::paths::HomePath;
+use super::rendered::Rendered;
+use super::way::{Credential, Way};
+use super::{Policy, claude, names};
+use crate::mcp::Servers;
 use crate::request::Upstream;
 
 /// One agent.
@@ -43,72 +45,6 @@ pub struct AgentSpec {
     /// How to see that it took them.
     #[serde(default)]
     pub check: Check,
-}
-
-/// Where an agent wants its credential.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Credential {
-    /// It can do nothing without one.
-    #[serde(default)]
-    pub required: bool,
-    /// Ways to hand it over; the first whose prefix fits is taken.
-    #[serde(default)]
-    pub way: Vec<Way>,
-}
-
-/// The variable by which an agent finds its credential, and the header in which it sends that.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Way {
-    /// How such a credential begins; empty for any.
-    #[serde(default)]
-    pub prefix: String,
-    /// It gets the number of a descriptor from which the credential can be read.
-    #[serde(deserialize_with = "names::variable")]
-    pub descriptor: String,
-    /// The header in which the agent sends it; without one no broker can put another in its place.
-    pub header: Option<HeaderName>,
-    /// What comes before it in that header, and a space: `Bearer`.
-    #[serde(default)]
-    pub scheme: String,
-    /// How the phantom begins that a broker's cell has instead, where the agent looks at that.
-    #[serde(default)]
-    pub phantom: String,
-}
-
-/// The name of a header, in small letters.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct HeaderName(http::HeaderName);
-
-impl TryFrom<String> for HeaderName {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<HeaderName, String> {
-        text.parse().map(HeaderName).map_err(|_| format!("`{}` is no name of a header", text.escape_debug()))
-    }
-}
-
-impl From<HeaderName> for String {
-    fn from(name: HeaderName) -> String {
-        name.0.to_string()
-    }
-}
-
-impl HeaderName {
-    /// As the HTTP library has it.
-    pub fn get(&self) -> &http::HeaderName {
-        &self.0
-    }
-}
-
-impl Way {
-    /// The header and what comes before the credential in it, for people; nothing without a header.
-    pub fn shown(&self) -> Option<String> {
-        let header = self.header.as_ref()?.get();
-        Some(if self.scheme.is_empty() { header.to_string() } else { format!("{header}: {}", self.scheme) })
-    }
 }
 
 /// Variables of an agent.
@@ -180,13 +116,57 @@ pub struct InitEvent {
     pub subtype: String,
 }
 
+impl Settings {
+    /// The settings for a policy with these MCP servers of the caller's, without the rules of these classes.
+    pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
+        match self {
+            Settings::Claude(template) => template.render(policy, servers, left_out),
+        }
+    }
+
+    /// Whether they say anything about a class under a policy.
+    pub fn maps(&self, class: Class) -> bool {
+        match self {
+            Settings::Claude(template) => template.maps(class),
+        }
+    }
+
+    /// What stands for `{servers}` in their files.
+    pub fn servers(&self, servers: &Servers) -> String {
+        match self {
+            Settings::Claude(_) => servers.text.clone(),
+        }
+    }
+
+    /// Whether a file of theirs says where the agent sends its requests.
+    pub fn hold_base_url(&self) -> bool {
+        match self {
+            Settings::Claude(_) => false,
+        }
+    }
+
+    /// Whether a file of theirs says which MCP servers there are, and no argument must.
+    pub fn hold_servers(&self) -> bool {
+        match self {
+            Settings::Claude(_) => false,
+        }
+    }
+}
+
 impl AgentSpec {
     /// Whether the agent's settings say anything about a class.
     pub fn maps(&self, class: Class) -> bool {
-        match &self.settings {
-            None => false,
-            Some(Settings::Claude(template)) => template.deny.get(&class).is_some_and(|rules| !rules.is_empty()),
-        }
+        self.settings.as_ref().is_some_and(|settings| settings.maps(class))
+    }
+
+    /// Whether it can be told where its requests go.
+    pub fn takes_base_url(&self) -> bool {
+        self.environment.base_url.is_some() || self.settings.as_ref().is_some_and(Settings::hold_base_url)
+    }
+
+    /// Whether it can be told of the caller's MCP servers.
+    pub fn takes_servers(&self) -> bool {
+        !self.arguments.mcp.is_empty() || self.settings.as_ref().is_some_and(Settings::hold_servers)
     }
 
     /// Whether a program of this name is the agent itself, and not something that starts it.
@@ -202,7 +182,7 @@ impl AgentSpec {
     /// Whether `--setenv` may not set this variable.
     pub fn steers(&self, name: &str) -> bool {
         let own = self.environment.set.keys().chain(&self.environment.base_url);
-        let ways = self.credential.way.iter().map(|way| &way.descriptor);
+        let ways = self.credential.way.iter().filter_map(Way::variable);
         own.chain(ways).any(|known| known == name) || self.environment.steer.iter().any(|known| matches(known, name))
     }
 }

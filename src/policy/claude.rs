@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deny::Class;
 use super::paths::HostPath;
+use super::rendered::{FilePlace, Rendered, SERVERS, SettingsFile};
 use super::{AllCommands, Commands, Policy};
 
 /// How the classes and the commands of a policy read in Claude Code's settings.
@@ -169,21 +170,6 @@ enum Disable {
     Disable,
 }
 
-/// Settings, and what the agent must say of itself at its start when they are in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rendered {
-    /// The settings file.
-    pub settings: String,
-    /// The same for the place that the machine's owner manages, where the agent lets nothing loosen it.
-    pub managed: String,
-    /// `permissionMode` of the init event.
-    pub mode: &'static str,
-    /// `--tools`, and the only built-in tools that the init event may name.
-    pub tools: Option<Vec<String>>,
-    /// Tools that the init event must not name.
-    pub absent: Vec<String>,
-}
-
 impl Template {
     /// The settings for a policy with these MCP servers of the caller's, without the rules of these classes.
     pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
@@ -208,17 +194,24 @@ impl Template {
             allow_managed_permission_rules_only: None,
             allow_managed_hooks_only: None,
         };
-        let text = to_json(&settings);
+        let file = |place, text| SettingsFile { place, text };
+        let mut files = vec![file(FilePlace::Settings("settings.json"), to_json(&settings))];
         settings.allow_managed_permission_rules_only = Some(true);
         settings.allow_managed_hooks_only = Some(true);
+        files.extend(self.managed.clone().map(|path| file(FilePlace::Managed(path), to_json(&settings))));
+        files.extend((!servers.is_empty()).then(|| file(FilePlace::Settings("mcp.json"), SERVERS.to_owned())));
         let tools = self.tools.of(commands);
         Rendered {
-            settings: text,
-            managed: to_json(&settings),
+            files,
             mode: self.mode.of(commands).name(),
             tools: (!tools.is_empty()).then(|| tools.iter().map(|tool| tool.0.clone()).collect()),
             absent,
         }
+    }
+
+    /// Whether there is a rule for a class.
+    pub fn maps(&self, class: Class) -> bool {
+        self.deny.get(&class).is_some_and(|rules| !rules.is_empty())
     }
 
     fn allowed(&self, commands: &Commands, servers: &[String]) -> Vec<Rule> {

@@ -217,6 +217,7 @@ impl Run<'_> {
             cgroups: plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id)).unwrap_or_default(),
             pid_namespace: plan.namespaces.pid,
             directories: plan.root.is_none(),
+            credential: plan.credential.file().map(str::to_owned),
         }
     }
 
@@ -319,8 +320,9 @@ impl Run<'_> {
         let command = Command {
             program: c_string(plan.program.as_os_str()),
             arguments: plan.arguments.iter().map(|text| c_string(&resolve(text, places))).collect(),
-            environment: self.environment(plan, places, prepared.words.pass.as_deref()),
+            environment: self.environment(plan, places, &prepared.words),
             stdio,
+            around_credential: self.around_credential(),
             credential: self.credential_pipe(plan, prepared.words.phantom.as_deref())?,
             exec_failed: exec_write,
         };

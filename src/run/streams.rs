@@ -10,12 +10,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use super::attempt::Run;
+use super::attempt::{Run, Words};
 use crate::confine::session::{Stdio, Stream};
 use crate::confine::{CREDENTIAL_FD, Places, expand};
 use crate::error::{Error, Result};
 use crate::plan::{Credential, Plan, Text};
-use crate::policy::agent::Way;
+use crate::policy::way::{Hand, Way};
 use crate::request::Export;
 use crate::secret::{Secret, SecretSource};
 use crate::supervise::relay::{Check, Relay};
@@ -65,9 +65,8 @@ impl Run<'_> {
 
     /// A pipe that holds the credential, or what stands for it, and whose other end is closed: read once, it is gone.
     pub(super) fn credential_pipe(&self, plan: &Plan, phantom: Option<&Secret>) -> Result<Option<OwnedFd>> {
-        let brokered = plan.broker.as_ref().is_some_and(|broker| broker.model.is_some());
-        let own = self.secret.as_deref().filter(|_| !brokered);
-        let Some(secret) = phantom.or(own).filter(|_| plan.credential != Credential::None) else {
+        let piped = !matches!(plan.credential, Credential::None | Credential::Variable);
+        let Some(secret) = self.handed_over(plan, phantom).filter(|_| piped) else {
             return Ok(None);
         };
         let failed = |error: std::io::Error| Error::new("hand the credential over", error);
@@ -76,8 +75,22 @@ impl Run<'_> {
         Ok(Some(read))
     }
 
-    pub(super) fn environment(&self, plan: &Plan, places: &Places, pass: Option<&Secret>) -> Vec<CString> {
-        let value = |text: &Text| match (text, pass) {
+    /// What stands before and after the credential in the file where the agent looks for it.
+    pub(super) fn around_credential(&self) -> [String; 2] {
+        match self.way().map(|way| &way.hand) {
+            Some(Hand::File(file)) => file.text.clone(),
+            _ => [String::new(), String::new()],
+        }
+    }
+
+    /// What the agent gets: the phantom, or the credential itself where no broker has it.
+    fn handed_over<'a>(&'a self, plan: &Plan, phantom: Option<&'a Secret>) -> Option<&'a Secret> {
+        let brokered = plan.broker.as_ref().is_some_and(|broker| broker.model.is_some());
+        phantom.or(self.secret.as_deref().filter(|_| !brokered))
+    }
+
+    pub(super) fn environment(&self, plan: &Plan, places: &Places, words: &Words) -> Vec<CString> {
+        let value = |text: &Text| match (text, &words.pass) {
             (Text::Pass(text), Some(pass)) => {
                 expand(text, places).replace("{pass}", &String::from_utf8_lossy(pass.expose())).into()
             }
@@ -85,8 +98,12 @@ impl Run<'_> {
         };
         let mut all: Vec<(OsString, OsString)> =
             plan.environment.iter().map(|(name, text)| (name.clone(), value(text))).collect();
-        if let Some(way) = self.way() {
-            all.push((way.descriptor.clone().into(), CREDENTIAL_FD.to_string().into()));
+        match (self.way().map(|way| &way.hand), self.handed_over(plan, words.phantom.as_deref())) {
+            (Some(Hand::Descriptor(name)), _) => all.push((name.into(), CREDENTIAL_FD.to_string().into())),
+            (Some(Hand::Variable(name)), Some(secret)) => {
+                all.push((name.into(), OsString::from_vec(secret.expose().to_vec())));
+            }
+            _ => {}
         }
         all.into_iter()
             .map(|(mut name, value)| {
@@ -97,7 +114,7 @@ impl Run<'_> {
             .collect()
     }
 
-    /// The variable by which the agent finds its credential.
+    /// How the agent gets its credential.
     pub(super) fn way(&self) -> Option<&Way> {
         self.secret.as_ref().and_then(|secret| self.job.agent.value.way(secret.expose()))
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::PollFlags;
 
 use crate::policy::agent::InitEvent;
-use crate::policy::claude::Rendered;
+use crate::policy::rendered::Rendered;
 
 /// What a pipe takes without blocking once poll(2) says it is writable (PIPE_BUF, pipe(7)).
 const CHUNK: usize = 4096;
@@ -206,11 +206,10 @@ mod tests {
 
     fn expected(tools: Option<&[&str]>) -> Rendered {
         Rendered {
-            settings: String::new(),
-            managed: String::new(),
             mode: "dontAsk",
             tools: tools.map(|tools| tools.iter().map(|tool| (*tool).to_owned()).collect()),
             absent: vec!["WebFetch".into()],
+            ..Rendered::default()
         }
     }
 

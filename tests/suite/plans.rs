@@ -17,6 +17,7 @@ use oubliette::policy::Policy;
 use oubliette::policy::agent::AgentSpec;
 use oubliette::policy::deny::Class;
 use oubliette::policy::files::{Found, Library};
+use oubliette::policy::rendered::FilePlace;
 use oubliette::program::Program;
 use oubliette::ranges::Ranges;
 use oubliette::request::{Config, Request};
@@ -207,8 +208,10 @@ fn a_cell_inside_tmp_is_not_denied_its_own_files() {
         for level in ["paranoid", "balanced", "developer"] {
             let settings = |host: &Host| plan(host, "claude", level).settings.unwrap();
             let [plain, within] = [&host, &Host { around: inside.clone(), ..host.clone() }].map(settings);
-            assert!(plain.settings.contains("Read(//root/**)") && plain.settings.contains("Read(//tmp/**)") != root);
-            for text in [&within.settings, &within.managed] {
+            let plain = plain.text(&FilePlace::Settings("settings.json")).unwrap();
+            assert!(plain.contains("Read(//root/**)") && plain.contains("Read(//tmp/**)") != root);
+            assert_eq!(within.files.len(), 2, "the agent's own and the managed ones");
+            for text in within.files.iter().map(|file| &file.text) {
                 assert!(!text.contains("(//tmp/") && text.contains("Read(//root/**)") == root, "{text}");
                 assert!(text.contains("sudo"), "{text}");
             }
