@@ -300,11 +300,11 @@ _oubliette() {
                     return 0
                     ;;
                 --agent)
-                    COMPREPLY=($(compgen -W "claude none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
                     return 0
                     ;;
                 -a)
-                    COMPREPLY=($(compgen -W "claude none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -598,11 +598,11 @@ _oubliette() {
                     return 0
                     ;;
                 --agent)
-                    COMPREPLY=($(compgen -W "claude none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
                     return 0
                     ;;
                 -a)
-                    COMPREPLY=($(compgen -W "claude none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -191,22 +191,24 @@ impl Cell {
             let failed = |error: std::io::Error| {
                 Error::new(format!("write {}", file.path.display()), error).hint("free the disk")
             };
-            self.write_one(rest, file, (file.to_agent && agent != launcher).then_some(agent)).map_err(failed)?;
+            self.write_one(rest, file, (agent != launcher).then_some(agent)).map_err(failed)?;
         }
         Ok(())
     }
 
-    fn write_one(&mut self, rest: &Path, file: &CellFile, owner: Option<Ids>) -> std::io::Result<()> {
+    /// `agent` is who gets the directories down to a file in HOME, and mostly the file.
+    fn write_one(&mut self, rest: &Path, file: &CellFile, agent: Option<Ids>) -> std::io::Result<()> {
+        let at_home = file.to_agent || rest.starts_with("home");
         let mut dir = self.lock.try_clone()?;
         let parts: Vec<&OsStr> = rest.iter().collect();
         let Some((name, parents)) = parts.split_last() else { return Ok(()) };
         for part in parents {
             // What stays the launcher's the agent must still get through; the directory around it is closed to others.
-            let mode = if file.to_agent { 0o700 } else { 0o755 };
+            let mode = if at_home { 0o700 } else { 0o755 };
             match mkdirat(&dir, *part, Mode::S_IRWXU) {
                 Ok(()) => {
                     fchmodat(&dir, *part, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?;
-                    give(dir.as_fd(), part, owner)?;
+                    give(dir.as_fd(), part, agent.filter(|_| at_home))?;
                 }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
@@ -218,7 +220,7 @@ impl Cell {
         // Whatever the caller's umask says: the agent reads its settings.
         fchmod(&out, Mode::from_bits_truncate(file.mode))?;
         out.write_all(&file.bytes)?;
-        give(dir.as_fd(), name, owner)?;
+        give(dir.as_fd(), name, agent.filter(|_| file.to_agent))?;
         self.written.push((rest.to_owned(), status(dir.as_fd(), name)?.id));
         Ok(())
     }

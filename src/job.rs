@@ -1,7 +1,9 @@
 //! A request with everything that it names found: policy, agent, programs, servers and host.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::broker::trust;
@@ -54,14 +56,14 @@ impl Job {
         let mut host = Host::probe(&request, &level.value);
         let probed = before.elapsed();
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
-        host.programs.agent = Program::find(&request.command[0], &search_path)?;
+        host.programs.agent = find_agent(&request.command[0], &search_path, &agent.value)?;
         if agent.value.settings.is_some() && !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
             wrap(&agent, &mut host, &search_path)?;
         }
         let servers = request.mcp_config.as_deref().map(Servers::read).transpose()?.unwrap_or_default();
         servers.find(&mut host, &search_path)?;
         if level.value.kernel.execute.list().is_some() {
-            host.agent_programs = executed(&agent.value, &level.value, &search_path);
+            host.agent_programs = executed(&agent.value, &level.value, &host, &search_path);
         }
         check_authorities(&mut request, &level.value, &agent.value)?;
         check_hosts(&mut request, &level.value)?;
@@ -81,13 +83,13 @@ impl Job {
 }
 
 /// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
-fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &std::ffi::OsStr) -> Result<()> {
+fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &OsStr) -> Result<()> {
     let Some(name) = agent.value.commands.first() else {
         return Err(
             Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it")
         );
     };
-    host.programs.wrapped = Some(Program::find(name.as_ref(), search_path)?);
+    host.programs.wrapped = Some(find_agent(name.as_ref(), search_path, &agent.value)?);
     host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
     Ok(())
 }
@@ -253,9 +255,22 @@ fn check_variable(request: &Request, policy: &Policy, agent: &AgentSpec, host: &
     Ok(())
 }
 
+/// The command; where it is the script of the agent's npm package, the program that the script would start.
+fn find_agent(command: &OsStr, search_path: &OsStr, agent: &AgentSpec) -> Result<Program> {
+    let found = Program::find(command, search_path)?;
+    if !agent.is(&Program::name(command).to_string_lossy()) {
+        return Ok(found);
+    }
+    let package = found.package().unwrap_or_default();
+    let native = agent.native.iter().map(|name| package.join(name.as_str())).find(|path| path.is_file());
+    native.map_or(Ok(found), |path| Program::find(path.as_os_str(), search_path))
+}
+
 /// What the agent itself and the policy execute, with their loaders; what is not there is left out.
-fn executed(agent: &AgentSpec, policy: &Policy, search_path: &std::ffi::OsStr) -> Vec<std::path::PathBuf> {
-    let listed = policy.kernel.execute.list().unwrap_or_default();
-    let found = agent.execute.iter().chain(listed).filter_map(|name| Program::find(name.as_ref(), search_path).ok());
+fn executed(agent: &AgentSpec, policy: &Policy, host: &Host, search_path: &OsStr) -> Vec<PathBuf> {
+    let listed = policy.kernel.execute.list().unwrap_or_default().iter().chain(&agent.execute).map(PathBuf::from);
+    let own = host.programs.wrapped.as_ref().unwrap_or(&host.programs.agent);
+    let beside = agent.beside.iter().map(|name| own.path.with_file_name(name));
+    let found = listed.chain(beside).filter_map(|name| Program::find(name.as_os_str(), search_path).ok());
     found.flat_map(|program| program.executed).collect()
 }

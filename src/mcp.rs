@@ -65,6 +65,17 @@ impl Servers {
         Ok(Servers { text, servers: file.servers })
     }
 
+    /// Each server as the caller wrote it. It may hold tokens.
+    pub fn objects(&self) -> BTreeMap<String, serde_json::Map<String, serde_json::Value>> {
+        #[derive(Deserialize, Default)]
+        struct Objects {
+            #[serde(rename = "mcpServers")]
+            servers: BTreeMap<String, serde_json::Map<String, serde_json::Value>>,
+        }
+        // Nothing where there is no file; every other text was read as such a one before.
+        serde_json::from_str::<Objects>(&self.text).unwrap_or_default().servers
+    }
+
     /// Adds what the servers need to the facts of the host.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::host::groups::Group;
 use crate::host::{Host, Kind, Shown, capability};
 use crate::layer::{Decision, Layer};
-use crate::policy::agent::{AgentSpec, Check};
+use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::deny::{Class, Twins};
 use crate::policy::paths::HomePath;
 use crate::policy::rendered::Rendered;
@@ -365,6 +365,8 @@ fn classes(
     let twins = Twins {
         enforced: &enforced,
         few_programs: few,
+        shell: agent.has_shell(),
+        settings_in_home: agent.settings.as_ref().is_some_and(Settings::in_home),
         no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
         broker: (network == NetworkMode::Broker).then(|| hold::of(|layer| on.has(layer))),
         private_proc: host.private_descriptors,

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod claude;
+pub mod codex;
 pub mod deny;
 pub mod files;
 pub mod hosts;

@@ -45,6 +45,11 @@ impl Program {
         Ok(program)
     }
 
+    /// The directory of the npm package that it belongs to.
+    pub fn package(&self) -> Option<PathBuf> {
+        package_root(&self.path)
+    }
+
     /// Whether something that it shows is a file or a directory.
     pub fn kind(&self, shown: &Path) -> crate::host::Kind {
         let file = self.executed.iter().any(|executed| executed == shown);

@@ -173,16 +173,16 @@ impl Tree<'_> {
             };
             let mut file = opened.map_err(|error| failed(&error, &object()))?;
             file.write_all(bytes).map_err(|error| failed(&error, &object()))?;
-            if *to_agent && self.agent != self.launcher {
-                self.give_up_to_home(&place)?;
+            if self.agent != self.launcher && (*to_agent || path.starts_with(HOME)) {
+                self.give_up_to_home(&place, *to_agent)?;
             }
         }
         Ok(())
     }
 
-    /// A file in HOME and the directories down to it are the agent's.
-    fn give_up_to_home(&self, place: &Path) -> Done {
-        let ours = place.ancestors().take_while(|path| path.components().count() > 1);
+    /// The directories down to a file in HOME are the agent's, and mostly the file.
+    fn give_up_to_home(&self, place: &Path, file: bool) -> Done {
+        let ours = place.ancestors().skip(usize::from(!file)).take_while(|path| path.components().count() > 1);
         for path in ours {
             let owned = chown(path, Some(self.agent.uid), Some(self.agent.gid));
             owned.map_err(|errno| failure(errno, &format!("give {} to the agent", path.display())))?;

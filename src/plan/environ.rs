@@ -219,7 +219,9 @@ pub fn check_arguments(command: &[OsString], agent: &AgentSpec) -> Result<()> {
     for argument in command.iter().skip(1).take_while(|argument| argument.as_bytes() != b"--") {
         let text = argument.to_string_lossy();
         let name = text.split('=').next().unwrap_or_default();
-        if agent.arguments.refuse.iter().any(|refused| refused == name) {
+        // The value of a short option may follow it in the same word.
+        let short = |refused: &str| refused.len() == 2 && !refused.starts_with("--") && text.starts_with(refused);
+        if agent.arguments.refuse.iter().any(|refused| refused == name || short(refused)) {
             return Err(Error::new(
                 format!("pass {} to {}", name.escape_debug(), agent.title),
                 "it could loosen the level",

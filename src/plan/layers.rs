@@ -6,7 +6,7 @@ use crate::cli::Require;
 use crate::host::groups::{self, Group};
 use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
-use crate::policy::agent::AgentSpec;
+use crate::policy::agent::{AgentSpec, Settings};
 use crate::policy::{Hold, NetworkMode, Policy};
 use crate::ranges::OWNER;
 use crate::request::{Request, UidRange, Workspace};
@@ -206,6 +206,13 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
             "run as root, or on a host with namespaces or Landlock",
         ));
     }
+    let in_home = agent.settings.as_ref().is_some_and(Settings::in_home);
+    if !managed && in_home {
+        return Can::Lack(Lack::new(
+            "the agent reads them from its HOME, where it can put others in their place, and without a private root nothing is above them",
+            "use a host with mount namespaces",
+        ));
+    }
     let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
     let loosens =
         |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));
@@ -216,6 +223,7 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
         ));
     }
     match words.filter(loosens).find(|_| !managed) {
+        None if in_home => Can::Enforce("read-only to the agent, above what it may write in its HOME".into()),
         None => Can::Enforce("read-only to the agent, checked at its start".into()),
         Some(word) => Can::Lack(Lack::new(
             format!(

@@ -9,7 +9,7 @@ use super::deny::Class;
 use super::paths::HomePath;
 use super::rendered::Rendered;
 use super::way::{Credential, Way};
-use super::{Policy, claude, names};
+use super::{Policy, claude, codex, names};
 use crate::mcp::Servers;
 use crate::request::Upstream;
 
@@ -37,6 +37,12 @@ pub struct AgentSpec {
     /// More of them where it gets a terminal.
     #[serde(default)]
     pub home_terminal: BTreeMap<HomePath, String>,
+    /// Programs of its npm package, below its directory: the first that is there runs in the place of its script.
+    #[serde(default)]
+    pub native: Vec<HomePath>,
+    /// Programs in the directory of its own that it runs itself.
+    #[serde(default, deserialize_with = "names::programs")]
+    pub beside: Vec<String>,
     /// Programs that it runs itself, for levels with a list of programs.
     #[serde(default, deserialize_with = "names::executables")]
     pub execute: Vec<String>,
@@ -91,6 +97,8 @@ pub struct Arguments {
 pub enum Settings {
     /// Claude Code.
     Claude(claude::Template),
+    /// Codex.
+    Codex(codex::Template),
 }
 
 /// How to see that an agent took its settings.
@@ -121,6 +129,7 @@ impl Settings {
     pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
         match self {
             Settings::Claude(template) => template.render(policy, servers, left_out),
+            Settings::Codex(template) => template.render(policy),
         }
     }
 
@@ -128,6 +137,7 @@ impl Settings {
     pub fn maps(&self, class: Class) -> bool {
         match self {
             Settings::Claude(template) => template.maps(class),
+            Settings::Codex(template) => template.maps(class),
         }
     }
 
@@ -135,21 +145,23 @@ impl Settings {
     pub fn servers(&self, servers: &Servers) -> String {
         match self {
             Settings::Claude(_) => servers.text.clone(),
+            Settings::Codex(_) => codex::servers(servers),
         }
     }
 
     /// Whether a file of theirs says where the agent sends its requests.
     pub fn hold_base_url(&self) -> bool {
-        match self {
-            Settings::Claude(_) => false,
-        }
+        matches!(self, Settings::Codex(_))
     }
 
     /// Whether a file of theirs says which MCP servers there are, and no argument must.
     pub fn hold_servers(&self) -> bool {
-        match self {
-            Settings::Claude(_) => false,
-        }
+        matches!(self, Settings::Codex(_))
+    }
+
+    /// Whether some of them lie in HOME, where the agent can put others in their place.
+    pub fn in_home(&self) -> bool {
+        matches!(self, Settings::Codex(_))
     }
 }
 
@@ -167,6 +179,11 @@ impl AgentSpec {
     /// Whether it can be told of the caller's MCP servers.
     pub fn takes_servers(&self) -> bool {
         !self.arguments.mcp.is_empty() || self.settings.as_ref().is_some_and(Settings::hold_servers)
+    }
+
+    /// Whether it runs a shell even where the level has a list of programs.
+    pub fn has_shell(&self) -> bool {
+        self.execute.iter().any(|name| matches!(name.rsplit('/').next(), Some("sh" | "bash")))
     }
 
     /// Whether a program of this name is the agent itself, and not something that starts it.

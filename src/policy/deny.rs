@@ -69,6 +69,10 @@ pub struct Twins<'a> {
     pub enforced: &'a [Layer],
     /// The Landlock list of programs is short: nothing but the agent's own.
     pub few_programs: bool,
+    /// A shell and `ls` are among those.
+    pub shell: bool,
+    /// Some of the agent's settings lie in its HOME.
+    pub settings_in_home: bool,
     /// Nothing outside the cell can be connected to.
     pub no_network: bool,
     /// There is a broker, and this holds the agent to it.
@@ -158,7 +162,8 @@ impl Class {
     /// A class counts as stopped when nothing of another user or of the host is reached, even where the command as
     /// such runs: `ls /tmp` lists a /tmp that is the cell's own.
     pub fn kernel(self, twins: &Twins<'_>) -> Option<&'static str> {
-        let few = twins.few_programs.then_some("landlock: only the agent's own programs may be executed");
+        let ran = twins.shell && matches!(self, Class::Shell | Class::ListTmp);
+        let few = (twins.few_programs && !ran).then_some("landlock: only the agent's own programs may be executed");
         match self {
             Class::OtherHomes | Class::Destructive => files(twins),
             Class::SharedTmp => twins
@@ -173,7 +178,8 @@ impl Class {
                 .then_some("uid: environ, maps and descriptors are another UID's"),
             Class::Privilege => twins.has(Layer::NoNewPrivs).then_some("no-new-privs: a setuid program gains nothing"),
             Class::AgentSettings if twins.has(Layer::Root) => Some("root: the settings are on a read-only mount"),
-            Class::AgentSettings => twins.has(Layer::LandlockFs).then_some("landlock: the settings are read-only"),
+            Class::AgentSettings => (twins.has(Layer::LandlockFs) && !twins.settings_in_home)
+                .then_some("landlock: the settings are read-only"),
             Class::SystemWrites if twins.has(Layer::Root) => Some("root: every system path is read-only"),
             Class::SystemWrites if twins.has(Layer::LandlockFs) => Some("landlock: every system path is read-only"),
             Class::SystemWrites => twins.has(Layer::Uid).then_some("uid: system paths are another UID's"),
@@ -196,7 +202,9 @@ impl Class {
             Class::Web => twins.no_network.then_some("net: there is no network"),
             Class::Background => twins.has(Layer::Pid).then_some("pid: everything ends with the run"),
             Class::SystemReads => twins.has(Layer::Root).then_some("root: /etc is the cell's own"),
-            Class::Credentials | Class::Proc | Class::AgentState | Class::Subagents | Class::Worktrees => None,
+            Class::Credentials => (twins.broker.is_some() && twins.has(Layer::Root))
+                .then_some("root: no file of the host's, and the cell holds a phantom"),
+            Class::Proc | Class::AgentState | Class::Subagents | Class::Worktrees => None,
         }
     }
 }

@@ -41,7 +41,11 @@ const LEVELS: [CompiledIn; 3] = [
     compiled_in!("developer", "developer"),
 ];
 
-const AGENTS: [CompiledIn; 2] = [compiled_in!("claude", "agents/claude"), compiled_in!("none", "agents/none")];
+const AGENTS: [CompiledIn; 3] = [
+    compiled_in!("claude", "agents/claude"),
+    compiled_in!("codex", "agents/codex"),
+    compiled_in!("none", "agents/none"),
+];
 
 /// Agents that are found and not listed: nobody but this program itself has a use for them.
 const UNLISTED: [CompiledIn; 1] = [compiled_in!("doctor", "agents/doctor")];

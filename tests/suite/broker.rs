@@ -1,13 +1,13 @@
 //! The broker: a hostile client in a real cell, an upstream on this machine, and what each of them got to see.
 
-mod agent; // the real agent works through it, and the credential is nowhere in its cell
+pub mod agent; // the real agent works through it, and the credential is nowhere in its cell
 mod egress; // what is reached beside the API, and by whom
 mod end; // a run whose broker ends is a failure, and leaves nothing
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods
 mod planned;
 mod tiers; // without a network of the cell's own: what is reached, and by whom
-mod upstream; // servers on 127.0.0.1 that write down what they get, and TLS in front of any // where there can be no broker there is no run, and explain says what it does
+pub mod upstream; // servers on 127.0.0.1 that write down what they get, and TLS in front of any
 
 use std::fs;
 use std::net::SocketAddr;

@@ -31,8 +31,11 @@ fn visible() -> Command {
 fn suggest(command: Command) -> Command {
     let mut layers = vec!["all"];
     layers.extend(Layer::ALL.iter().map(|layer| layer.name()));
-    let suggestions =
-        [("require", layers), ("level", vec!["paranoid", "balanced", "developer"]), ("agent", vec!["claude", "none"])];
+    let suggestions = [
+        ("require", layers),
+        ("level", vec!["paranoid", "balanced", "developer"]),
+        ("agent", vec!["claude", "codex", "none"]),
+    ];
     suggestions.into_iter().fold(command, |command, (id, words)| {
         let there = command.get_arguments().any(|arg| arg.get_id() == id);
         if there { command.mut_arg(id, |arg| arg.value_parser(PossibleValuesParser::new(words))) } else { command }

@@ -1,5 +1,5 @@
-//! A scripted model: a server on 127.0.0.1 that speaks enough of the Anthropic Messages API to lead a real agent
-//! through a fixed list of tool calls, and writes down what the agent answered.
+//! A scripted model: a server on 127.0.0.1 that speaks enough of the Anthropic Messages API and of the OpenAI Responses
+//! API to lead a real agent through a fixed list of tool calls, and writes down what the agent answered.
 //!
 //! ```ignore
 //! let model = Model::start(vec![Call::new("Bash", json!({"command": "ls"}))]);
@@ -13,6 +13,7 @@
 
 mod http;
 mod messages;
+mod responses;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -99,6 +100,64 @@ pub struct Request {
     pub tools: Vec<String>,
     /// The whole body.
     pub body: Value,
+}
+
+/// What the assistant says in one message.
+enum Said {
+    Text(String),
+    Call { id: String, name: String, input: Value },
+}
+
+/// The API that an agent speaks.
+#[derive(Clone, Copy)]
+enum Speaks {
+    Messages,
+    Responses,
+}
+
+impl Speaks {
+    fn offered(self, body: &Value) -> Vec<String> {
+        match self {
+            Speaks::Messages => messages::offered(body),
+            Speaks::Responses => responses::offered(body),
+        }
+    }
+
+    fn played(self, body: &Value) -> usize {
+        match self {
+            Speaks::Messages => messages::played(body),
+            Speaks::Responses => responses::played(body),
+        }
+    }
+
+    fn results(self, body: &Value) -> Vec<(&str, bool, String)> {
+        match self {
+            Speaks::Messages => messages::results(body).collect(),
+            Speaks::Responses => responses::results(body).collect(),
+        }
+    }
+
+    fn say(self, body: &Value, said: &Said) -> http::Response {
+        match (self, said) {
+            (Speaks::Messages, said) => {
+                let content = match said {
+                    Said::Text(text) => messages::text(text),
+                    Said::Call { id, name, input } => messages::tool_use(id, name, input),
+                };
+                let message = messages::message(body, content);
+                match body["stream"].as_bool() {
+                    Some(true) => http::Response::events(messages::events(&message)),
+                    _ => http::Response::json(200, &message),
+                }
+            }
+            (Speaks::Responses, Said::Text(text)) => {
+                http::Response::events(responses::events(body, responses::text(text)))
+            }
+            (Speaks::Responses, Said::Call { id, name, input }) => {
+                http::Response::events(responses::events(body, responses::tool_use(id, name, input)))
+            }
+        }
+    }
 }
 
 /// The running server. Dropped or finished, it ends every connection.
@@ -256,7 +315,9 @@ impl Shared {
 
     fn respond(&self, request: &http::Request) -> http::Response {
         let body = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
-        let tools = messages::offered(&body);
+        let path = request.path.split('?').next().unwrap_or_default();
+        let speaks = if path.ends_with("/responses") { Speaks::Responses } else { Speaks::Messages };
+        let tools = speaks.offered(&body);
         self.lock().requests.push(Request {
             method: request.method.clone(),
             path: request.path.clone(),
@@ -266,45 +327,42 @@ impl Shared {
             body: body.clone(),
         });
         self.changed.notify_all();
-        let path = request.path.split('?').next().unwrap_or_default();
         match request.method.as_str() {
             "HEAD" => http::Response::json(200, &json!({})),
-            "POST" if path.ends_with("/v1/messages") => self.message(&body, &tools),
+            "POST" if path.ends_with("/v1/messages") || path.ends_with("/responses") => {
+                self.message(speaks, &body, &tools)
+            }
             "POST" if path.ends_with("/count_tokens") => http::Response::json(200, &json!({"input_tokens": 10})),
             _ => http::Response::json(404, &messages::error("not_found_error", "not scripted")),
         }
     }
 
     /// The assistant's next message.
-    fn message(&self, body: &Value, tools: &[String]) -> http::Response {
-        self.note_results(body);
-        let content = if tools.is_empty() {
-            messages::text(&messages::side_answer(body))
+    fn message(&self, speaks: Speaks, body: &Value, tools: &[String]) -> http::Response {
+        self.note_results(speaks, body);
+        let said = if tools.is_empty() {
+            Said::Text(messages::side_answer(body))
         } else if self.is_subagent(body) {
-            messages::text(DONE)
+            Said::Text(DONE.to_owned())
         } else {
-            match self.steps.get(messages::played(body)) {
-                None => messages::text(DONE),
-                Some(Step::Say(text)) => messages::text(text),
+            match self.steps.get(speaks.played(body)) {
+                None => Said::Text(DONE.to_owned()),
+                Some(Step::Say(text)) => Said::Text(text.clone()),
                 Some(Step::Call(call)) => self.make(call, tools),
                 Some(Step::Hold) => {
                     drop(self.changed.wait_while(self.lock(), |state| !state.released && !state.ended));
-                    messages::text(DONE)
+                    Said::Text(DONE.to_owned())
                 }
                 Some(Step::Fail(status)) => {
                     return http::Response::json(*status, &messages::error("api_error", "scripted"));
                 }
             }
         };
-        let message = messages::message(body, content);
-        match body["stream"].as_bool() {
-            Some(true) => http::Response::events(messages::events(&message)),
-            _ => http::Response::json(200, &message),
-        }
+        speaks.say(body, &said)
     }
 
     /// Gives a call its id and remembers it until the result comes.
-    fn make(&self, call: &Call, tools: &[String]) -> Value {
+    fn make(&self, call: &Call, tools: &[String]) -> Said {
         let mut state = self.lock();
         let input = match &call.input {
             Input::Fixed(input) => input.clone(),
@@ -313,18 +371,18 @@ impl Shared {
         state.made += 1;
         let id = format!("toolu_scripted{:04}", state.made);
         let (name, offered) = (call.name.clone(), tools.contains(&call.name));
-        let content = messages::tool_use(&id, &name, &input);
         if ["Agent", "Task"].contains(&name.as_str()) {
             state.subagents.extend(input["prompt"].as_str().map(str::to_owned));
         }
-        state.open.insert(id, Answer { name, input, offered, is_error: false, text: String::new() });
-        content
+        let answer = Answer { name: name.clone(), input: input.clone(), offered, is_error: false, text: String::new() };
+        state.open.insert(id.clone(), answer);
+        Said::Call { id, name, input }
     }
 
     /// Writes down the results in a request. The whole conversation comes every time: only the first one counts.
-    fn note_results(&self, body: &Value) {
+    fn note_results(&self, speaks: Speaks, body: &Value) {
         let mut state = self.lock();
-        for (id, is_error, text) in messages::results(body) {
+        for (id, is_error, text) in speaks.results(body) {
             if let Some(call) = state.open.remove(id) {
                 state.answers.push(Answer { is_error, text, ..call });
             }

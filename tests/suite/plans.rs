@@ -184,7 +184,7 @@ fn decisions_of_every_host_level_agent_and_network() {
         let _ = writeln!(text, "\n{name}");
         for (level_name, agent_name, network) in ["paranoid", "balanced", "developer"]
             .iter()
-            .flat_map(|l| ["none", "claude"].map(|a| (l, a)))
+            .flat_map(|l| ["none", "claude", "codex"].map(|a| (l, a)))
             .flat_map(|(l, a)| ["broker", "host", "none"].map(|n| (*l, a, n)))
         {
             let credential = ["--credential-file", "/nowhere"];
@@ -223,11 +223,14 @@ fn a_cell_inside_tmp_is_not_denied_its_own_files() {
     }
 }
 
+const CODEX: &[&str] = &["--network", "broker", "--credential-fd", "5", "--upstream", "http://127.0.0.1:9/v1"];
+
 #[test]
 fn explanations() {
     for (file, host, level_name, agent_name, words) in [
         ("explain-root.txt", full(), "paranoid", "claude", &["--credential-file", "/nowhere"][..]),
         ("explain-container.txt", hosts().swap_remove(3).1, "balanced", "claude", &["--credential-file", "/nowhere"]),
+        ("explain-codex.txt", full(), "paranoid", "codex", CODEX),
         ("explain-plain.txt", plain(), "balanced", "none", &["--network", "none"]),
         (
             "explain-gvisor.txt",

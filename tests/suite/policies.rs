@@ -99,10 +99,18 @@ fn files_that_decide_nothing() {
 fn list_show_and_check() {
     let lab = Lab::new();
     let list = well(lab.launch(Who::Plain, ["policy", "list"]).run());
-    for word in ["level paranoid", "level balanced", "level developer", "agent claude", "agent none", "compiled in"] {
+    for word in [
+        "level paranoid",
+        "level balanced",
+        "level developer",
+        "agent claude",
+        "agent codex",
+        "agent none",
+        "compiled in",
+    ] {
         assert!(list.contains(word), "{list}");
     }
-    assert_eq!(list.lines().count(), 5, "{list}");
+    assert_eq!(list.lines().count(), 6, "{list}");
     assert_eq!(well(lab.launch(Who::Plain, ["policy", "show", "balanced"]).run()), BALANCED);
     assert_eq!(well(lab.launch(Who::Plain, ["policy", "show", "claude"]).run()), CLAUDE);
     // What it prints is a policy of one's own.

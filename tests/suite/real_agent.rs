@@ -3,7 +3,7 @@
 
 pub mod cases; // the calls of the table, and what must come of each at each level
 mod credential; // the model gets it, and nobody sees it on its way
-mod formats; // what the agent prints in which format, and a level that is not in force
+pub mod formats; // what the agent prints in which format, and a level that is not in force
 mod home; // an agent that lives in somebody's home is shown alone
 mod hostile; // a repository that wants to loosen the level
 pub mod run; // one run: launcher, agent, model

@@ -38,7 +38,7 @@ fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran
         command.args(["--allow", "nobody.example"]);
     }
     command.arg("--credential-file").arg(stage.own().join("token")).arg("--export").arg(&export);
-    command.arg("--").arg(&stage.claude).args(["-p", "edit it"]);
+    command.arg("--").arg(&stage.agent).args(["-p", "edit it"]);
     let output = std::thread::scope(|scope| {
         let run = scope.spawn(move || output(&mut command));
         // The third request is the one that waits.
@@ -55,6 +55,11 @@ fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran
 
 /// The launcher that was started from this directory.
 fn launcher(dir: &Path) -> Option<u32> {
+    launchers(dir).first().copied()
+}
+
+/// Every process of the program that lies in this directory, the oldest first.
+pub fn launchers(dir: &Path) -> Vec<u32> {
     let program = dir.join("oubliette");
     let mut all: Vec<u32> = fs::read_dir("/proc")
         .unwrap()
@@ -63,7 +68,7 @@ fn launcher(dir: &Path) -> Option<u32> {
         .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
         .collect();
     all.sort_unstable();
-    all.first().copied()
+    all
 }
 
 /// Every file below a directory that holds a text.
@@ -86,8 +91,9 @@ fn files_with(dir: &Path, text: &[u8]) -> Vec<PathBuf> {
     found
 }
 
-/// Nothing of the cell holds the credential: not the memory of a process, its arguments, its environment, or a file.
-fn look(launcher: u32, token: &str) {
+/// Nothing of the cell holds the credential: not the memory of a process, its arguments, its environment, or a file. A
+/// process whose name begins with `agent` must be among those that were looked at.
+pub fn look(launcher: u32, token: &str, agent: &str) {
     if !need::as_root() {
         return;
     }
@@ -107,7 +113,7 @@ fn look(launcher: u32, token: &str) {
             assert_eq!(files_with(&root.join(dir), token.as_bytes()), Vec::<PathBuf>::new());
         }
     }
-    assert!(names.iter().any(|name| name.starts_with("claude")), "the agent was looked at: {names:?}");
+    assert!(names.iter().any(|name| name.starts_with(agent)), "the agent was looked at: {names:?}");
 }
 
 #[test]
@@ -118,7 +124,7 @@ fn the_agent_edits_a_file_and_never_has_the_credential() {
             let model = model();
             let mut looked = false;
             let Ran { output, edited } = run(&stage, level, &model, |launcher| {
-                look(launcher, &stage.token);
+                look(launcher, &stage.token, "claude");
                 looked = true;
             });
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -147,7 +153,7 @@ fn a_token_of_a_subscription_goes_in_the_header_of_those() {
     let token = format!("sk-ant-oat01-{:032x}", rand::random::<u128>());
     stage.write("token", &token);
     let model = model();
-    let Ran { output, edited } = run(&stage, "balanced", &model, |launcher| look(launcher, &token));
+    let Ran { output, edited } = run(&stage, "balanced", &model, |launcher| look(launcher, &token, "claude"));
     assert_eq!((output.status.code(), edited.as_str()), (Some(0), "print('hello')\n"), "{output:?}");
     let bearer = format!("Bearer {token}");
     let requests = model.requests();

@@ -112,7 +112,7 @@ fn fitting(schema: &Value) -> Value {
 }
 
 /// The text of a content: a string, or the texts of its blocks, one a line.
-fn flat(content: &Value) -> String {
+pub fn flat(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
         Value::Array(blocks) => blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n"),
@@ -121,6 +121,6 @@ fn flat(content: &Value) -> String {
 }
 
 /// The elements of an array; none where there is no array.
-fn list(value: &Value) -> &[Value] {
+pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -18,7 +18,7 @@ pub struct Case {
 
 /// What must come of a call.
 #[derive(Clone, Copy)]
-enum Want {
+pub enum Want {
     /// It does what it is for, and its answer is like this.
     Works(Like),
     /// The agent refuses it by its settings.
@@ -31,7 +31,7 @@ enum Want {
 
 /// What an answer is like.
 #[derive(Clone, Copy)]
-enum Like {
+pub enum Like {
     /// It contains this.
     Text(&'static str),
     /// This holds.
@@ -94,15 +94,20 @@ impl Around {
 
 /// The result of one call, as the table shows it.
 pub fn verdict(case: &Case, level: usize, answer: &Answer, marks: &Marks) -> Result<&'static str, String> {
+    let denied = answer.is_error && REFUSALS.iter().any(|refusal| answer.text.contains(refusal));
+    judge(case, level, answer, marks, denied)
+}
+
+/// The same, where it is known whether the agent's settings refused the call.
+pub fn judge(case: &Case, level: usize, answer: &Answer, marks: &Marks, denied: bool) -> Result<&'static str, String> {
     let text = &answer.text;
     let wrong = |what: &str| Err(format!("{what}: {} {}: {}", case.tool, case.input, text.escape_debug()));
     if text.contains(&marks.neighbour) || text.contains(&marks.launcher) {
         return wrong("leaked");
     }
-    let denied = answer.is_error && REFUSALS.iter().any(|refusal| text.contains(refusal));
     match case.want[level] {
         Denied if denied => Ok("denied"),
-        Works(like) if !answer.is_error && like.holds(text) => Ok("works"),
+        Works(like) if !denied && !answer.is_error && like.holds(text) => Ok("works"),
         Own(like) if !denied && like.holds(text) => Ok("own cell only"),
         Kernel(like) if !denied && like.holds(text) => Ok("kernel refuses"),
         _ => wrong("not as expected"),
@@ -125,7 +130,7 @@ impl Case {
 }
 
 /// A call of any tool.
-fn call(row: &'static str, tool: &'static str, input: Value, want: [Want; 3]) -> Case {
+pub fn call(row: &'static str, tool: &'static str, input: Value, want: [Want; 3]) -> Case {
     Case { row, tool, input, want }
 }
 
@@ -215,7 +220,7 @@ fn programs(around: Around) -> Vec<Case> {
 }
 
 /// Attaches to a child of its own, as a debugger does.
-const DEBUGGER: &str = r#"
+pub const DEBUGGER: &str = r#"
 import ctypes, os, signal
 libc = ctypes.CDLL(None, use_errno=True)
 child = os.fork()
@@ -266,7 +271,7 @@ fn lost(text: &str) -> bool {
 }
 
 /// What the cell is made of, and no directory that only the host has.
-fn own_root(text: &str) -> bool {
+pub fn own_root(text: &str) -> bool {
     text.contains("work") && !["boot", "mnt", "srv"].iter().any(|name| text.contains(name))
 }
 
@@ -284,7 +289,7 @@ fn own_processes(text: &str) -> bool {
 }
 
 /// Looks everywhere for what belongs to others, as a program that the settings do not see through.
-const SNOOP: &str = r#"
+pub const SNOOP: &str = r#"
 import glob, os, sys
 places = [PATH, "/proc/1/environ", "/proc/PID/environ", "/proc/*/environ", "/proc/*/root/home/agent/*", "/proc/*/cwd/*",
           "/root/*", "/home/*/*", "/run/*/*/*", "/var/lib/oubliette/*/*", "/tmp/*", "/dev/shm/*"]
@@ -309,7 +314,7 @@ except OSError as error:
 print("snooped", os.path.exists(PATH), os.path.exists("/proc/PID"))
 "#;
 
-fn nothing_there(text: &str) -> bool {
+pub fn nothing_there(text: &str) -> bool {
     ["init: Permission denied", "others: []", "snooped False False"].iter().all(|line| text.contains(line))
 }
 
@@ -380,7 +385,7 @@ fn web() -> Vec<Case> {
 }
 
 /// A user namespace does not even know the other user.
-fn not_chowned(text: &str) -> bool {
+pub fn not_chowned(text: &str) -> bool {
     text.contains("Operation not permitted") || text.contains("Invalid argument")
 }
 

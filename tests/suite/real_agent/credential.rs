@@ -139,7 +139,7 @@ fn show(launcher: Launcher, token: &str, by: impl FnOnce(&Stage, &mut Command)) 
     let mut command = stage.start("developer", &model);
     command.args(servers(&stage)).args(["--setenv", &format!("MARK={mark}"), "--report-fd", "2", "--network", "host"]);
     by(&stage, &mut command);
-    command.arg("--").arg(&stage.claude).args(["-p", "whoami-prompt"]);
+    command.arg("--").arg(&stage.agent).args(["-p", "whoami-prompt"]);
     let output = run_and_look(&stage, command, &model, &port, token, &mark);
     let printed = [output.stdout, output.stderr].concat();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&printed));

@@ -40,12 +40,18 @@ fn chat(stage: &Stage, level: &str, arguments: &[&str]) -> Seen {
 
 /// A directory of policies whose file for this agent differs from the shipped one.
 pub fn policies(stage: &Stage, changes: &[(&str, &str)]) -> PathBuf {
-    let mut text = fs::read_to_string(need::root().join("policies/agents/claude.toml")).expect("the agent's file");
+    policies_of(stage, "claude", changes)
+}
+
+/// The same for an agent by name.
+pub fn policies_of(stage: &Stage, agent: &str, changes: &[(&str, &str)]) -> PathBuf {
+    let file = format!("policies/agents/{agent}.toml");
+    let mut text = fs::read_to_string(need::root().join(&file)).expect("the agent's file");
     for (from, to) in changes {
         assert!(text.contains(from), "`{from}` is not in the agent's file any more");
         text = text.replace(from, to);
     }
-    let file = stage.write("policies/agents/claude.toml", &text);
+    let file = stage.write(&file, &text);
     file.parent().and_then(std::path::Path::parent).expect("two directories").to_owned()
 }
 

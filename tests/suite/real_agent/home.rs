@@ -65,7 +65,7 @@ fn a_global_npm_package_behind_its_link() {
     for stage in LAUNCHERS.into_iter().filter_map(Stage::new) {
         let home = furnish(&stage);
         let package = "prefix/lib/node_modules/@anthropic-ai/claude-code";
-        put(&stage.claude, &home.join(package).join("bin/claude.exe"));
+        put(&stage.agent, &home.join(package).join("bin/claude.exe"));
         stage.write(&format!("home/{package}/package.json"), "{}");
         link("../lib/node_modules/@anthropic-ai/claude-code/bin/claude.exe", &home.join("prefix/bin/claude"));
         let shown =
@@ -78,7 +78,7 @@ fn a_global_npm_package_behind_its_link() {
 fn a_single_program_behind_its_link() {
     for stage in LAUNCHERS.into_iter().filter_map(Stage::new) {
         let home = furnish(&stage);
-        put(&stage.claude, &home.join(".local/share/claude/versions/9.9.9"));
+        put(&stage.agent, &home.join(".local/share/claude/versions/9.9.9"));
         link("../share/claude/versions/9.9.9", &home.join(".local/bin/claude"));
         run_claude(&stage, &home, ".local/bin", &[".local/share/claude/versions/9.9.9", ".local/bin/claude"]);
     }

@@ -218,7 +218,7 @@ fn the_same_repository_without_the_level() {
         "--credential-file",
     ]);
     command.arg(stage.own().join("token")).args(["--policy-dir", &directory, "--copy-in", &repository]);
-    command.args(["--export", &exported, "--"]).arg(&stage.claude).args(["-p", "hello"]);
+    command.args(["--export", &exported, "--"]).arg(&stage.agent).args(["-p", "hello"]);
     let seen = play(command, Model::start(Vec::new()));
     assert!(out.exists(), "{:?} {} {}", seen.status, seen.stdout, seen.stderr);
     let ran = ran(&out);

@@ -38,17 +38,23 @@ pub const LIMIT: Duration = Duration::from_secs(240);
 pub struct Stage {
     dir: tempfile::TempDir,
     launcher: Launcher,
-    pub claude: PathBuf,
+    pub agent: PathBuf,
     pub token: String,
 }
 
 impl Stage {
-    /// Nothing, and the reason said aloud, where the agent, the user or the private root is missing.
+    /// With Claude Code.
     pub fn new(launcher: Launcher) -> Option<Stage> {
+        Stage::with(launcher, "claude", "sk-ant-api03-")
+    }
+
+    /// With this agent and a credential that begins like this. Nothing, and the reason said aloud, where the agent, the
+    /// user or the private root is missing.
+    pub fn with(launcher: Launcher, name: &str, beginning: &str) -> Option<Stage> {
         if launcher == Launcher::Root && !need::as_root() {
             return None;
         }
-        let stage = Stage::without_agent(launcher);
+        let stage = Stage::without_agent(launcher, beginning);
         let explained = output(stage.oubliette().args(["explain", "--json", "--", "true"]));
         let plan: Value = serde_json::from_slice(&explained.stdout).expect("a plan in JSON");
         let layers = plan["plan"]["layers"].as_array().expect("layers").iter();
@@ -56,10 +62,10 @@ impl Stage {
             layers.filter(|l| ["pid", "root"].iter().any(|name| l["layer"] == *name) && l["decision"] != "enforce");
         let what = if launcher == Launcher::Root { "mount namespaces" } else { "user namespaces" };
         let there = need(what, missing.count() == 0);
-        Some(Stage { claude: claude()?, ..stage }).filter(|_| there)
+        Some(Stage { agent: agent(name)?, ..stage }).filter(|_| there)
     }
 
-    fn without_agent(launcher: Launcher) -> Stage {
+    fn without_agent(launcher: Launcher, beginning: &str) -> Stage {
         let mut dir = tempfile::Builder::new();
         let dir = dir.prefix("real-agent-").permissions(fs::Permissions::from_mode(0o755));
         let dir = dir.tempdir_in("/var/tmp").expect("a scratch directory");
@@ -67,8 +73,8 @@ impl Stage {
         // meanwhile, and what is open to be written cannot be executed.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_oubliette")).arg(dir.path()).status();
         assert!(copied.is_ok_and(|status| status.success()), "a copy of the program");
-        let token = format!("sk-ant-api03-{:032x}", rand::random::<u128>());
-        let stage = Stage { dir, launcher, claude: PathBuf::new(), token };
+        let token = format!("{beginning}{:032x}", rand::random::<u128>());
+        let stage = Stage { dir, launcher, agent: PathBuf::new(), token };
         fs::create_dir(stage.own()).expect("a directory of the launcher's own");
         stage.write("token", &stage.token);
         stage.give(&stage.own());
@@ -154,7 +160,7 @@ impl Stage {
     /// The same with the agent as the command.
     pub fn claude<S: AsRef<OsStr>>(&self, level: &str, model: &Model, options: &[S], arguments: &[&str]) -> Command {
         let mut command = self.run(level, model);
-        command.args(options).arg("--").arg(&self.claude).args(arguments);
+        command.args(options).arg("--").arg(&self.agent).args(arguments);
         command
     }
 
@@ -172,14 +178,20 @@ impl Stage {
     }
 }
 
-/// The agent: where `.ci/run` installs the version that it pins, else wherever PATH leads.
-pub fn claude() -> Option<PathBuf> {
+/// An agent: where `.ci/run` installs the version that it pins, else wherever PATH leads.
+pub fn agent(name: &str) -> Option<PathBuf> {
     let ci = fs::read_to_string(need::root().join(".ci/run")).expect(".ci/run");
-    let version = ci.lines().find_map(|line| line.strip_prefix("CLAUDE_VERSION=")).expect("a pinned version");
+    let line = ci.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{name} ")));
+    let version = line.and_then(|line| line.split(' ').nth(1)).expect("a pinned version");
     let home = std::env::home_dir().unwrap_or_default();
     let prefixes = [PathBuf::from("/opt"), home.join(".cache")];
-    let installed = prefixes.map(|prefix| prefix.join(format!("oubliette-ci/claude-{version}/bin/claude")));
-    installed.into_iter().find(|path| path.exists()).or_else(|| need_program("claude"))
+    let installed = prefixes.map(|prefix| prefix.join(format!("oubliette-ci/{name}-{version}/bin/{name}")));
+    installed.into_iter().find(|path| path.exists()).or_else(|| need_program(name))
+}
+
+/// Claude Code.
+pub fn claude() -> Option<PathBuf> {
+    agent("claude")
 }
 
 /// Runs a command to its end.

@@ -38,7 +38,7 @@ pub fn second_turn(stage: &Stage, level: &str) -> Result<&'static str, String> {
     let mut command = stage.run(level, &model);
     let path = std::env::join_paths(
         stage
-            .claude
+            .agent
             .parent()
             .into_iter()
             .map(|dir| dir.to_owned())

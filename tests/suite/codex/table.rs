@@ -1,0 +1,152 @@
+//! Use case × level × launcher: every call is made by the real agent in a real cell, through the broker.
+//! `cargo test --test suite codex_table -- --nocapture` prints it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{brokered, cases, codex, path_with, refused, shell, stage};
+use crate::broker::agent::{launchers, look};
+use crate::model::{DONE, Model, Step};
+use crate::need;
+use crate::real_agent::cases::{Case, PROGRAM, judge};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, LIMIT, Launcher, Seen, Stage, output, play};
+use crate::real_agent::table::{self, CHAT, Neighbour, Table};
+use crate::stage::descendants;
+
+const BEGIN: &str = "<!-- codex:begin -->\n";
+const END: &str = "<!-- codex:end -->";
+
+/// Lets the agent end, also where the test fails before it says so.
+struct LetGo<'a>(&'a Model);
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// The launcher of the agent, which is not the neighbour's.
+fn launcher(stage: &Stage, neighbour: &Neighbour) -> Option<u32> {
+    let mut others = descendants(neighbour.marks.pid as i32);
+    others.push(neighbour.marks.pid as i32);
+    launchers(stage.open()).into_iter().find(|pid| !others.contains(&(*pid as i32)))
+}
+
+/// Plays every call; the credential is looked for while the agent waits for the end.
+fn play_all(stage: &Stage, level: &str, neighbour: &Neighbour, cases: &[Case]) -> Option<Seen> {
+    let steps: Vec<Step> = cases.iter().map(Case::call).map(Step::from).chain([Step::Hold]).collect();
+    let model = Model::play(steps);
+    let mut command = brokered(stage, level, &model);
+    command.args(servers(stage)?).env("LAUNCHER_ONLY", &neighbour.marks.launcher);
+    command.arg("--export").arg(stage.own().join(format!("out-{level}")));
+    codex(&mut command, stage, "do as the script says");
+    let output = std::thread::scope(|scope| {
+        let run = scope.spawn(move || output(&mut command));
+        let waits = model.wait_for_requests(cases.len() + 1, LIMIT);
+        let _let_go = LetGo(&model);
+        let looked = launcher(stage, neighbour).filter(|_| waits).map(|pid| look(pid, &stage.token, "codex"));
+        model.release();
+        let output = run.join().unwrap();
+        assert!(looked.is_some(), "it was looked at: {output:?}");
+        output
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let requests = model.requests();
+    Some(Seen { status: output.status.code(), stdout, stderr, answers: model.finish(), requests })
+}
+
+/// The caller's MCP server, by an interpreter of its own: what a server is run by, the agent's shell may run, too.
+fn servers(stage: &Stage) -> Option<[String; 2]> {
+    let python = stage.open().join("servers-python3");
+    if !python.exists() {
+        need::need("/usr/bin/python3", Path::new("/usr/bin/python3").exists()).then_some(())?;
+        need::copy_program(&fs::canonicalize("/usr/bin/python3").expect("a program"), &python);
+    }
+    let [option, file] = table::servers(stage);
+    let text = fs::read_to_string(&file).expect("servers").replace("/usr/bin/python3", &python.display().to_string());
+    fs::write(&file, text).expect("servers");
+    Some([option, file])
+}
+
+/// The upstream got the real credential, and nobody printed it.
+fn check_credential(stage: &Stage, seen: &Seen) {
+    let bearer = format!("Bearer {}", stage.token);
+    for request in &seen.requests {
+        assert_eq!(request.authorization.as_deref(), Some(bearer.as_str()), "{}", request.path);
+        assert!(!request.body.to_string().contains(&stage.token));
+    }
+    assert!(!seen.stdout.contains(&stage.token) && !seen.stderr.contains(&stage.token));
+}
+
+/// A second run of the agent goes on with the conversation of the first.
+fn second_turn(stage: &Stage, level: &str) -> Result<&'static str, String> {
+    let model = Model::turns(vec![vec![shell("echo turn one >turns.txt")], vec![shell("cat turns.txt")]]);
+    let mut command = brokered(stage, level, &model);
+    let turns = "codex exec --skip-git-repo-check one && codex exec resume --skip-git-repo-check --last two";
+    command.env("PATH", path_with(&stage.agent)).args(["--agent", "codex", "--", "sh", "-c", turns]);
+    let seen = play(command, model);
+    let prompts = seen.requests.last().map(|request| request.body["input"].to_string()).unwrap_or_default();
+    let remembers = ["one", "two", "turn one"].iter().all(|text| prompts.contains(text));
+    let fine = seen.answers.len() == 2 && seen.answers[1].text.contains("turn one");
+    if remembers && fine && seen.status == Some(0) {
+        Ok("works")
+    } else {
+        Err(format!("{:?} {}", seen.answers, seen.stderr))
+    }
+}
+
+fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
+    let stage = stage(launcher)?;
+    let neighbour = Neighbour::start(&stage);
+    for (level, name) in LEVELS.into_iter().enumerate() {
+        let cases = cases::cases(&neighbour.marks);
+        let seen = play_all(&stage, name, &neighbour, &cases)?;
+        let context = format!("{launcher:?} {name}");
+        assert_eq!((seen.status, seen.stdout.trim()), (Some(0), DONE), "{context}: {}", seen.stderr);
+        assert_eq!(seen.answers.len(), cases.len(), "{context}: {}\n{:#?}", seen.stderr, seen.answers.last());
+        check_credential(&stage, &seen);
+        table.add(CHAT, level, Ok("works"), launcher);
+        table.add("a second turn (`exec resume`)", level, second_turn(&stage, name), launcher);
+        for (case, answer) in cases.iter().zip(&seen.answers) {
+            let verdict = judge(case, level, answer, &neighbour.marks, refused(&answer.text));
+            table.add(case.row, level, verdict, launcher);
+        }
+        let tools = &seen.requests[0].tools;
+        let offered = |name: &str| if tools.iter().any(|tool| tool.contains(name)) { "offered" } else { "denied" };
+        table.add("subagents", level, Ok(offered("spawn_agent")), launcher);
+        table.add("web search", level, Ok(offered("web_search")), launcher);
+        let out = stage.own().join(format!("out-{name}"));
+        assert_eq!(
+            fs::read_to_string(out.join("main.py")).unwrap_or_default(),
+            PROGRAM,
+            "{context}: the exported file"
+        );
+        assert_eq!(stage.left().iter().filter(|path| path.is_dir()).count(), 1, "{context}: the neighbour's cell");
+    }
+    drop(neighbour);
+    assert_eq!(stage.left(), Vec::<PathBuf>::new());
+    Some(())
+}
+
+#[test]
+fn codex_table() {
+    let mut table = Table::default();
+    let launchers = LAUNCHERS.map(|launcher| fill(&mut table, launcher)).into_iter().flatten().count();
+    if launchers == 0 {
+        return;
+    }
+    let text = table.text();
+    println!("{text}");
+    assert!(table.wrong.is_empty(), "{}", table.wrong);
+    let path = need::root().join("README.md");
+    let readme = fs::read_to_string(&path).expect("README.md");
+    let (before, rest) = readme.split_once(BEGIN).expect("where the table begins");
+    let (_, after) = rest.split_once(END).expect("where the table ends");
+    let expected = format!("{before}{BEGIN}{text}{END}{after}");
+    if std::env::var_os("OUBLIETTE_BLESS").is_some_and(|value| value == "1") {
+        fs::write(&path, expected).expect("README.md");
+    } else {
+        assert!(readme == expected, "README.md has another table; OUBLIETTE_BLESS=1 writes this one:\n{text}");
+    }
+}
