@@ -6,7 +6,16 @@ use std::path::Path;
 
 fn main() {
     let out = std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
-    for name in ["paranoid", "balanced", "developer", "agents/claude", "agents/codex", "agents/none", "agents/doctor"] {
+    for name in [
+        "paranoid",
+        "balanced",
+        "developer",
+        "agents/claude",
+        "agents/codex",
+        "agents/gemini",
+        "agents/none",
+        "agents/doctor",
+    ] {
         let source = format!("policies/{name}.toml");
         println!("cargo::rerun-if-changed={source}");
         let text = std::fs::read_to_string(&source).unwrap_or_else(|error| panic!("{source}: {error}"));

@@ -294,8 +294,13 @@ pub struct PolicyArgs {
 /// What to do with policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyAction {
-    /// Name the levels and agents, and where each comes from
-    List,
+    /// Name the levels and agents, where each comes from, what an agent's settings can say and which of its versions was
+    /// tested
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a level's policy or an agent's file
     Show {
         /// Its name

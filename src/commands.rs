@@ -17,7 +17,8 @@ use crate::exit::Exit;
 use crate::job::Job;
 use crate::plan::explain;
 use crate::policy::agent::AgentSpec;
-use crate::policy::files::{self, Found, Library};
+use crate::policy::files::{self, Library};
+use crate::policy::listing::Listing;
 use crate::policy::{NetworkMode, Policy};
 use crate::progress::{one_line, say};
 use crate::request::{Config, Request};
@@ -277,16 +278,9 @@ fn ps(args: &PsArgs) -> Result<Exit> {
 fn policy(action: PolicyAction) -> Result<Exit> {
     let library = library()?;
     match action {
-        PolicyAction::List => {
-            for name in library.levels() {
-                let Found { origin, value, .. } = library.level(&name)?;
-                print(&format!("level {name:<12} {} ({origin})\n", value.description))?;
-            }
-            for name in library.agents() {
-                let Found { origin, value, .. } = library.agent(&name)?;
-                let holds = if value.settings.is_some() { "settings and kernel" } else { "kernel only" };
-                print(&format!("agent {name:<12} {}: {holds} ({origin})\n", value.title))?;
-            }
+        PolicyAction::List { json } => {
+            let listing = Listing::new(&library)?;
+            if json { print_json(&listing)? } else { print(&listing.text())? }
         }
         PolicyAction::Show { name } => {
             let text = match library.level(&name) {

@@ -206,7 +206,7 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
             "run as root, or on a host with namespaces or Landlock",
         ));
     }
-    let in_home = agent.settings.as_ref().is_some_and(Settings::in_home);
+    let in_home = agent.settings.as_ref().is_some_and(Settings::rest_on_home);
     if !managed && in_home {
         return Can::Lack(Lack::new(
             "the agent reads them from its HOME, where it can put others in their place, and without a private root nothing is above them",

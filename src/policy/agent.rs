@@ -9,7 +9,7 @@ use super::deny::Class;
 use super::paths::HomePath;
 use super::rendered::Rendered;
 use super::way::{Credential, Way};
-use super::{Policy, claude, codex, names};
+use super::{Policy, claude, codex, gemini, names};
 use crate::mcp::Servers;
 use crate::request::Upstream;
 
@@ -22,6 +22,8 @@ pub struct AgentSpec {
     /// Names of its program, from which `--agent` is guessed.
     #[serde(default, deserialize_with = "names::programs")]
     pub commands: Vec<String>,
+    /// The version of it that the tests drive; nothing where none was, and the file says what its makers document.
+    pub tested: Option<String>,
     /// Where it wants its credential.
     #[serde(default)]
     pub credential: Credential,
@@ -99,6 +101,8 @@ pub enum Settings {
     Claude(claude::Template),
     /// Codex.
     Codex(codex::Template),
+    /// Gemini CLI.
+    Gemini(gemini::Template),
 }
 
 /// How to see that an agent took its settings.
@@ -130,6 +134,7 @@ impl Settings {
         match self {
             Settings::Claude(template) => template.render(policy, servers, left_out),
             Settings::Codex(template) => template.render(policy),
+            Settings::Gemini(template) => template.render(policy, servers, left_out),
         }
     }
 
@@ -138,6 +143,7 @@ impl Settings {
         match self {
             Settings::Claude(template) => template.maps(class),
             Settings::Codex(template) => template.maps(class),
+            Settings::Gemini(template) => template.maps(class),
         }
     }
 
@@ -146,6 +152,7 @@ impl Settings {
         match self {
             Settings::Claude(_) => servers.text.clone(),
             Settings::Codex(_) => codex::servers(servers),
+            Settings::Gemini(_) => gemini::servers(servers),
         }
     }
 
@@ -156,11 +163,16 @@ impl Settings {
 
     /// Whether a file of theirs says which MCP servers there are, and no argument must.
     pub fn hold_servers(&self) -> bool {
-        matches!(self, Settings::Codex(_))
+        matches!(self, Settings::Codex(_) | Settings::Gemini(_))
     }
 
     /// Whether some of them lie in HOME, where the agent can put others in their place.
     pub fn in_home(&self) -> bool {
+        matches!(self, Settings::Codex(_) | Settings::Gemini(_))
+    }
+
+    /// Whether the level is in those.
+    pub fn rest_on_home(&self) -> bool {
         matches!(self, Settings::Codex(_))
     }
 }

@@ -43,7 +43,8 @@ pub struct ByCommands<T> {
 }
 
 impl<T> ByCommands<T> {
-    fn of(&self, commands: &Commands) -> &T {
+    /// The one that a policy asks for.
+    pub(super) fn of(&self, commands: &Commands) -> &T {
         match commands {
             Commands::All(AllCommands::None) => &self.none,
             Commands::All(AllCommands::Any) => &self.any,

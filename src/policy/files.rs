@@ -41,9 +41,10 @@ const LEVELS: [CompiledIn; 3] = [
     compiled_in!("developer", "developer"),
 ];
 
-const AGENTS: [CompiledIn; 3] = [
+const AGENTS: [CompiledIn; 4] = [
     compiled_in!("claude", "agents/claude"),
     compiled_in!("codex", "agents/codex"),
+    compiled_in!("gemini", "agents/gemini"),
     compiled_in!("none", "agents/none"),
 ];
 

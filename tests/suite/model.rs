@@ -1,5 +1,5 @@
-//! A scripted model: a server on 127.0.0.1 that speaks enough of the Anthropic Messages API and of the OpenAI Responses
-//! API to lead a real agent through a fixed list of tool calls, and writes down what the agent answered.
+//! A scripted model: a server on 127.0.0.1 that speaks enough of the Anthropic Messages API, of the OpenAI Responses API
+//! and of the Gemini API to lead a real agent through a fixed list of tool calls, and writes down what the agent answered.
 //!
 //! ```ignore
 //! let model = Model::start(vec![Call::new("Bash", json!({"command": "ls"}))]);
@@ -11,6 +11,7 @@
 //! so the number of those in a request is the number of steps already played. A retry gets the same step again, and
 //! `--continue` goes on where the last run stopped. Requests that offer no tools (titles, summaries) play no step.
 
+mod generate;
 mod http;
 mod messages;
 mod responses;
@@ -96,6 +97,8 @@ pub struct Request {
     pub authorization: Option<String>,
     /// The header `x-api-key`.
     pub x_api_key: Option<String>,
+    /// The header `x-goog-api-key`.
+    pub x_goog_api_key: Option<String>,
     /// The names of the tools offered, sorted. Empty in a side request.
     pub tools: Vec<String>,
     /// The whole body.
@@ -113,6 +116,7 @@ enum Said {
 enum Speaks {
     Messages,
     Responses,
+    Generate,
 }
 
 impl Speaks {
@@ -120,6 +124,7 @@ impl Speaks {
         match self {
             Speaks::Messages => messages::offered(body),
             Speaks::Responses => responses::offered(body),
+            Speaks::Generate => generate::offered(body),
         }
     }
 
@@ -127,6 +132,7 @@ impl Speaks {
         match self {
             Speaks::Messages => messages::played(body),
             Speaks::Responses => responses::played(body),
+            Speaks::Generate => generate::played(body),
         }
     }
 
@@ -134,6 +140,15 @@ impl Speaks {
         match self {
             Speaks::Messages => messages::results(body).collect(),
             Speaks::Responses => responses::results(body).collect(),
+            Speaks::Generate => generate::results(body).collect(),
+        }
+    }
+
+    /// What satisfies a request on the side.
+    fn side_answer(self, body: &Value) -> String {
+        match self {
+            Speaks::Generate => generate::side_answer(body),
+            Speaks::Messages | Speaks::Responses => messages::side_answer(body),
         }
     }
 
@@ -155,6 +170,18 @@ impl Speaks {
             }
             (Speaks::Responses, Said::Call { id, name, input }) => {
                 http::Response::events(responses::events(body, responses::tool_use(id, name, input)))
+            }
+            (Speaks::Generate, said) => {
+                let part = match said {
+                    Said::Text(text) => generate::text(text),
+                    Said::Call { id, name, input } => generate::tool_use(id, name, input),
+                };
+                let answer = generate::answer(&part);
+                // What asks for no stream offers no tools.
+                match generate::offered(body).is_empty() {
+                    true => http::Response::json(200, &answer),
+                    false => http::Response::events(vec![answer]),
+                }
             }
         }
     }
@@ -316,22 +343,28 @@ impl Shared {
     fn respond(&self, request: &http::Request) -> http::Response {
         let body = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
         let path = request.path.split('?').next().unwrap_or_default();
-        let speaks = if path.ends_with("/responses") { Speaks::Responses } else { Speaks::Messages };
+        let speaks = match path {
+            path if path.ends_with("/responses") => Speaks::Responses,
+            path if path.ends_with("enerateContent") => Speaks::Generate,
+            _ => Speaks::Messages,
+        };
         let tools = speaks.offered(&body);
         self.lock().requests.push(Request {
             method: request.method.clone(),
             path: request.path.clone(),
             authorization: request.header("authorization"),
             x_api_key: request.header("x-api-key"),
+            x_goog_api_key: request.header("x-goog-api-key"),
             tools: tools.clone(),
             body: body.clone(),
         });
         self.changed.notify_all();
         match request.method.as_str() {
             "HEAD" => http::Response::json(200, &json!({})),
-            "POST" if path.ends_with("/v1/messages") || path.ends_with("/responses") => {
+            "POST" if ["/v1/messages", "/responses", "enerateContent"].iter().any(|end| path.ends_with(end)) => {
                 self.message(speaks, &body, &tools)
             }
+            "POST" if path.ends_with(":countTokens") => http::Response::json(200, &json!({"totalTokens": 10})),
             "POST" if path.ends_with("/count_tokens") => http::Response::json(200, &json!({"input_tokens": 10})),
             _ => http::Response::json(404, &messages::error("not_found_error", "not scripted")),
         }
@@ -341,7 +374,7 @@ impl Shared {
     fn message(&self, speaks: Speaks, body: &Value, tools: &[String]) -> http::Response {
         self.note_results(speaks, body);
         let said = if tools.is_empty() {
-            Said::Text(messages::side_answer(body))
+            Said::Text(speaks.side_answer(body))
         } else if self.is_subagent(body) {
             Said::Text(DONE.to_owned())
         } else {

@@ -99,7 +99,7 @@ impl Response {
         Response { status, body: Body::Json(body.to_string().into_bytes()) }
     }
 
-    /// Server-sent events, each named by its `type`.
+    /// Server-sent events, each named by its `type` where it has one.
     pub fn events(events: Vec<Value>) -> Response {
         Response { status: 200, body: Body::Events(events) }
     }
@@ -119,7 +119,8 @@ impl Response {
                 let head = "content-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked";
                 write!(out, "HTTP/1.1 {status} Scripted\r\n{head}\r\n\r\n")?;
                 for event in events {
-                    let text = format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default());
+                    let name = event["type"].as_str().map(|name| format!("event: {name}\n")).unwrap_or_default();
+                    let text = format!("{name}data: {event}\n\n");
                     out.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())?;
                 }
                 out.write_all(b"0\r\n\r\n")

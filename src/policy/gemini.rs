@@ -1,0 +1,473 @@
+//! Gemini CLI's policy and settings as typed values: a key that it does not know in a rule is passed over, which can
+//! leave a rule that holds for every call, and a rule that it cannot read is dropped while the run goes on.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::claude::ByCommands;
+use super::deny::Class;
+use super::paths::HomePath;
+use super::rendered::{FilePlace, Rendered, SERVERS, SettingsFile, quoted};
+use super::{Commands, Policy};
+use crate::mcp::Servers;
+
+/// How the classes and the commands of a policy read in the rules of Gemini CLI.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Template {
+    /// Where it looks for its settings.
+    pub settings: HomePath,
+    /// Tools that are allowed by what the policy says of commands; every other one does not exist.
+    pub tools: ByCommands<Vec<Tool>>,
+    /// Whether an allowed command may redirect its input and output.
+    pub redirect: ByCommands<bool>,
+    /// Command lines that are allowed beside the listed programs.
+    pub commands: Vec<Line>,
+    /// What is denied by class, whatever else allows it.
+    pub deny: BTreeMap<Class, Vec<Deny>>,
+}
+
+/// One thing that is denied.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deny {
+    /// A tool, which then does not exist.
+    Tool(Tool),
+    /// A path, for the tools that read and write files.
+    Path(Place),
+    /// A path, for the tools that write.
+    Write(Place),
+    /// A command line, as a whole or as a part of one.
+    Command(Line),
+}
+
+/// One of its tools. A name that is none is a warning to it, and a rule that matches nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Tool(String);
+
+/// All that it has.
+const TOOLS: [&str; 27] = [
+    "activate_skill",
+    "ask_user",
+    "complete_task",
+    "enter_plan_mode",
+    "exit_plan_mode",
+    "get_internal_docs",
+    GLOB,
+    "google_web_search",
+    "grep_search",
+    "invoke_agent",
+    "list_directory",
+    "list_mcp_resources",
+    "read_file",
+    "read_many_files",
+    "read_mcp_resource",
+    "replace",
+    SHELL,
+    "tracker_add_dependency",
+    "tracker_create_task",
+    "tracker_get_task",
+    "tracker_list_tasks",
+    "tracker_update_task",
+    "tracker_visualize",
+    "update_topic",
+    "web_fetch",
+    "write_file",
+    "write_todos",
+];
+
+const GLOB: &str = "glob";
+const SHELL: &str = "run_shell_command";
+
+impl TryFrom<String> for Tool {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Tool, String> {
+        match TOOLS.contains(&name.as_str()) {
+            true => Ok(Tool(name)),
+            false => Err(format!("`{}` is none of its tools: {}", name.escape_debug(), TOOLS.join(", "))),
+        }
+    }
+}
+
+/// Tools with the path of a file or directory among their arguments.
+const FILES: [&str; 6] = ["read_file", "list_directory", GLOB, "grep_search", "write_file", "replace"];
+const WRITERS: [&str; 2] = ["write_file", "replace"];
+
+/// A command line, where `*` stands for any text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Line(String);
+
+/// A path from / on, or the end of one, and what lies below. `*` stands for any text without a slash.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Place(String);
+
+/// Expressions of more than 2048 characters are dropped; a text of ours may grow by the spelling.
+const LONGEST: usize = 200;
+
+impl TryFrom<String> for Line {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Line, String> {
+        match text.trim() == text && !text.is_empty() && text.len() <= LONGEST && !text.contains(char::is_control) {
+            true => Ok(Line(text)),
+            false => Err(format!("`{}` is no command; write it without blanks at the ends", text.escape_debug())),
+        }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Place, String> {
+        let mut names = text.strip_prefix('/').unwrap_or(&text).split('/');
+        let sound = |name: &str| !matches!(name, "" | "." | ".." | "~") && !name.contains(char::is_control);
+        match names.all(sound) && text.len() <= LONGEST {
+            true => Ok(Place(text)),
+            false => Err(format!("`{}` never matches: write it without `.`, `..`, `~` and a slash at the end", text)),
+        }
+    }
+}
+
+/// What a rule looks at in a call.
+///
+/// It sees the arguments as JSON with its keys in order, and a NUL byte on both sides of each pair. Expressions of its
+/// users' with a repeated group are dropped as dangerous, so none here has one.
+enum Seen {
+    /// The tool alone.
+    Anything,
+    /// The command begins with one of these programs.
+    Programs(Vec<String>),
+    /// An expression that begins in the command.
+    Command(String),
+    /// An expression on all arguments.
+    Arguments(String),
+}
+
+impl Line {
+    fn expression(&self) -> String {
+        format!("{}\"", spelled(&self.0, "[^\\x00]*"))
+    }
+}
+
+impl Place {
+    /// Of the value of these keys.
+    fn expression(&self, keys: &str) -> String {
+        let before = if self.0.starts_with('/') { "" } else { "[^\\x00]*" };
+        format!("\\x00\"({keys})\":\"{before}{}[/\"]", spelled(&self.0, "[^\\x00/]*"))
+    }
+}
+
+/// A text of ours as it stands in JSON, in an expression.
+fn spelled(text: &str, any: &str) -> String {
+    let mut expression = String::new();
+    for c in quoted(text).chars() {
+        match c {
+            '*' => expression.push_str(any),
+            '/' | '-' | '_' | '"' => expression.push(c),
+            c if c.is_ascii_punctuation() => expression.extend(['\\', c]),
+            c => expression.push(c),
+        }
+    }
+    expression
+}
+
+/// The order of the rules, in the tier of the machine's owner: above whatever a user, a workspace or an extension says.
+/// 950 is not among them: with `disableAlwaysAllow`, rules of that number are skipped as a user's "always".
+#[derive(Clone, Copy)]
+enum Rank {
+    Nothing = 100,
+    Allowed = 500,
+    Denied = 900,
+}
+
+#[derive(Default)]
+struct Rules(String);
+
+impl Rules {
+    fn add(&mut self, rank: Rank, tools: &[&str], seen: &Seen) -> &mut Rules {
+        let text = |text: &str| format!("\"{}\"", quoted(text));
+        let list = |all: &mut dyn Iterator<Item = &str>| format!("[{}]", all.map(text).collect::<Vec<_>>().join(", "));
+        let looks = match seen {
+            Seen::Anything => String::new(),
+            Seen::Programs(names) => format!("commandPrefix = {}\n", list(&mut names.iter().map(String::as_str))),
+            Seen::Command(expression) => format!("commandRegex = {}\n", text(expression)),
+            Seen::Arguments(expression) => format!("argsPattern = {}\n", text(expression)),
+        };
+        let decision = if matches!(rank, Rank::Allowed) { "allow" } else { "deny" };
+        // A rule on commands is none where the tool is in a list.
+        let tools = if let [tool] = tools { text(tool) } else { list(&mut tools.iter().copied()) };
+        let rank = rank as u16;
+        self.0 += &format!("\n[[rule]]\ntoolName = {tools}\n{looks}decision = \"{decision}\"\npriority = {rank}\n");
+        self
+    }
+
+    fn redirecting(&mut self, redirect: bool) {
+        if redirect {
+            self.0 += "allowRedirection = true\n";
+        }
+    }
+
+    fn of_server(&mut self, name: &str) {
+        self.0 += &format!("mcpName = \"{name}\"\n");
+    }
+}
+
+/// Its own settings. What it reads from the workspace's it reads as long as the workspace is not trusted: nothing.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Settings {
+    general: General,
+    ui: Ui,
+    privacy: Privacy,
+    telemetry: Enabled,
+    tools: Tools,
+    security: Security,
+    advanced: Advanced,
+    hooks_config: Enabled,
+    skills: Enabled,
+    mcp_servers: &'static str,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct General {
+    enable_auto_update: bool,
+    enable_auto_update_notification: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ui {
+    show_compatibility_warnings: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Privacy {
+    usage_statistics_enabled: bool,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Enabled {
+    enabled: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tools {
+    use_ripgrep: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Security {
+    disable_yolo_mode: bool,
+    folder_trust: Enabled,
+    auth: Auth,
+    environment_variable_redaction: Redaction,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Auth {
+    selected_type: &'static str,
+    use_external: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Redaction {
+    enabled: bool,
+    blocked: [&'static str; 2],
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Advanced {
+    ignore_local_env: bool,
+    auto_configure_memory: bool,
+}
+
+impl Settings {
+    fn new() -> Settings {
+        let no = Enabled { enabled: false };
+        Settings {
+            general: General { enable_auto_update: false, enable_auto_update_notification: false },
+            ui: Ui { show_compatibility_warnings: false },
+            privacy: Privacy { usage_statistics_enabled: false },
+            telemetry: no,
+            tools: Tools { use_ripgrep: false },
+            security: Security {
+                disable_yolo_mode: true,
+                folder_trust: Enabled { enabled: true },
+                // To validate the key it would read all settings a second time, after `--skip-trust` has made the
+                // workspace a trusted one, and with them the variables in .gemini/.env of the workspace: a proxy,
+                // another key, LD_PRELOAD for its commands and servers.
+                auth: Auth { selected_type: "gemini-api-key", use_external: true },
+                // Its commands and servers do not inherit the key.
+                environment_variable_redaction: Redaction {
+                    enabled: true,
+                    blocked: ["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+                },
+            },
+            // .env of the workspace may name a key even where it is not trusted.
+            advanced: Advanced { ignore_local_env: true, auto_configure_memory: false },
+            hooks_config: no,
+            skills: no,
+            mcp_servers: SERVERS,
+        }
+    }
+
+    fn text(&self) -> String {
+        let text = serde_json::to_string_pretty(self).unwrap_or_else(|_| unreachable!("plain strings and booleans"));
+        text.replace(&format!("\"{SERVERS}\""), SERVERS)
+    }
+}
+
+impl Template {
+    /// The policy and the settings for a policy of ours with these MCP servers of the caller's, without the rules of
+    /// these classes.
+    pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
+        let mut rules = Rules::default();
+        rules.add(Rank::Nothing, &["*"], &Seen::Anything);
+        self.allow(&mut rules, &policy.commands);
+        for server in servers {
+            rules.add(Rank::Allowed, &["*"], &Seen::Anything).of_server(server);
+        }
+        for expression in OUTSIDE {
+            rules.add(Rank::Denied, &[GLOB], &Seen::Arguments(expression.to_owned()));
+        }
+        let classes = policy.deny.iter().filter(|class| !left_out.contains(class));
+        for deny in classes.filter_map(|class| self.deny.get(class)).flatten() {
+            deny.add_to(&mut rules);
+        }
+        let file = |place, text| SettingsFile { place, text };
+        Rendered {
+            files: vec![
+                file(FilePlace::Settings("policy.toml"), rules.0),
+                file(FilePlace::Home(self.settings.clone()), Settings::new().text()),
+            ],
+            ..Rendered::default()
+        }
+    }
+
+    /// Whether there is a rule for a class.
+    pub fn maps(&self, class: Class) -> bool {
+        self.deny.get(&class).is_some_and(|rules| !rules.is_empty())
+    }
+
+    fn allow(&self, rules: &mut Rules, commands: &Commands) {
+        let names = self.tools.of(commands).iter().map(|tool| tool.0.as_str());
+        let (shell, tools): (Vec<&str>, Vec<&str>) = names.partition(|name| *name == SHELL);
+        let redirect = *self.redirect.of(commands);
+        // A rule without a tool would be one for all of them.
+        if !tools.is_empty() {
+            rules.add(Rank::Allowed, &tools, &Seen::Anything);
+        }
+        match commands {
+            _ if shell.is_empty() => {}
+            Commands::All(_) => rules.add(Rank::Allowed, &shell, &Seen::Anything).redirecting(redirect),
+            Commands::List(names) => {
+                rules.add(Rank::Allowed, &shell, &Seen::Programs(names.clone())).redirecting(redirect);
+                for line in &self.commands {
+                    rules.add(Rank::Allowed, &shell, &Seen::Command(line.expression())).redirecting(redirect);
+                }
+            }
+        }
+    }
+}
+
+/// The caller's servers, as they stand in its settings.
+pub fn servers(servers: &Servers) -> String {
+    serde_json::to_string(&servers.objects()).unwrap_or_else(|_| unreachable!("JSON as it was read"))
+}
+
+/// `glob` checks that the directory to search lies in the workspace, but not where the pattern leads: from /, also behind
+/// a brace, a class or a backslash, or up.
+const OUTSIDE: [&str; 4] = [
+    r#"\x00"pattern":"/"#,
+    r#"\x00"pattern":"[^\x00]*[{(,|\[\\]/"#,
+    r#"\x00"pattern":"[^\x00]*\.\."#,
+    r#"\x00"pattern":"[^\x00]*[{(,|\[\\]\."#,
+];
+
+impl Deny {
+    fn add_to(&self, rules: &mut Rules) {
+        let denied = Rank::Denied;
+        match self {
+            Deny::Tool(tool) => rules.add(denied, &[&tool.0], &Seen::Anything),
+            Deny::Path(place) => rules.add(denied, &FILES, &Seen::Arguments(place.expression("dir_path|file_path"))),
+            Deny::Write(place) => rules.add(denied, &WRITERS, &Seen::Arguments(place.expression("file_path"))),
+            Deny::Command(line) => rules.add(denied, &[SHELL], &Seen::Command(line.expression())),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::files::Library;
+
+    #[test]
+    fn what_never_matches_is_refused() {
+        for bad in ["", "/", "a/", "~/.ssh", "../x", "/etc/./x", "a//b"] {
+            assert!(Place::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+        for bad in ["", " sudo", "ls ", "a\nb"] {
+            assert!(Line::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<Tool>(r#""read_filee""#).is_err());
+    }
+
+    #[test]
+    fn expressions_are_spelled_as_the_arguments_are() {
+        let line = |text: &str| Line::try_from(text.to_owned()).unwrap().expression();
+        assert_eq!(line("ps"), r#"ps""#);
+        assert_eq!(line("*sudo*"), r#"[^\x00]*sudo[^\x00]*""#);
+        assert_eq!(line("a.b \"c\""), r#"a\.b \\"c\\"""#);
+        let place = |text: &str| Place::try_from(text.to_owned()).unwrap().expression("k");
+        assert_eq!(place("/etc"), r#"\x00"(k)":"/etc[/"]"#);
+        assert_eq!(place(".gemini/tmp/*"), r#"\x00"(k)":"[^\x00]*\.gemini/tmp/[^\x00/]*[/"]"#);
+    }
+
+    #[test]
+    fn no_expression_repeats_a_group() {
+        let place = Place::try_from("a(b)*/c".to_owned()).unwrap().expression("x|y");
+        for expression in [place.as_str()].iter().chain(&OUTSIDE) {
+            let mut pairs = expression.chars().zip(expression.chars().skip(1));
+            assert!(!pairs.any(|(c, next)| c == ')' && "*+?{".contains(next)), "{expression}");
+        }
+    }
+
+    #[test]
+    fn a_rule_is_for_the_tools_that_it_names() {
+        let spec = Library::new(None).agent("gemini").unwrap().value;
+        let Some(super::super::agent::Settings::Gemini(mut template)) = spec.settings else { panic!() };
+        for level in ["paranoid", "balanced", "developer"] {
+            let policy = Library::new(None).level(level).unwrap().value;
+            let check = |template: &Template| {
+                let rendered = template.render(&policy, &["sum".into()], &[]);
+                let table: toml::Table = toml::from_str(&rendered.files[0].text).unwrap();
+                let every = |rule: &&toml::Value| rule["toolName"].as_str() == Some("*");
+                let rules = table["rule"].as_array().unwrap();
+                let whole: Vec<_> = rules.iter().filter(every).collect();
+                assert_eq!(whole.len(), 2, "{level}: {whole:?}");
+                assert_eq!(whole[0]["decision"].as_str(), Some("deny"));
+                assert_eq!(whole[1]["mcpName"].as_str(), Some("sum"));
+                let named = |tools: &toml::Value| tools.as_array().is_none_or(|tools| !tools.is_empty());
+                assert!(rules.iter().all(|rule| named(&rule["toolName"])));
+                let settings = rendered.files[1].text.replace(SERVERS, "{}");
+                serde_json::from_str::<serde_json::Value>(&settings).unwrap();
+            };
+            check(&template);
+            template.tools.none.clear();
+            template.tools.list.clear();
+            check(&template);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The calls of the table, and what must come of each at each level.
+
+use serde_json::json;
+
+use crate::real_agent::cases::Like::{Test, Text};
+use crate::real_agent::cases::Want::{Denied, Kernel, Own, Works};
+use crate::real_agent::cases::{
+    Case, DEBUGGER, Marks, PROGRAM, SNOOP, Want, call, not_chowned, nothing_there, own_root,
+};
+
+/// A command, which paranoid does not have.
+fn command(row: &'static str, command: &str, [balanced, developer]: [Want; 2]) -> Case {
+    call(row, "run_shell_command", json!({ "command": command }), [Denied, balanced, developer])
+}
+
+fn both(row: &'static str, line: &str, want: Want) -> Case {
+    command(row, line, [want; 2])
+}
+
+/// Every call, in the order in which it is played.
+pub fn cases(marks: &Marks) -> Vec<Case> {
+    [code(), commands(), programs(), listings(), neighbours(marks), files(), privilege()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn write(row: &'static str, path: &str, content: &str, want: [Want; 3]) -> Case {
+    call(row, "write_file", json!({"file_path": path, "content": content}), want)
+}
+
+const CODE: &str = "write and edit code";
+const SEARCH: &str = "read and search files";
+
+fn code() -> Vec<Case> {
+    let draft = PROGRAM.replace("hello {name}", "hullo {name}");
+    let edit = json!({"file_path": "main.py", "old_string": "hullo", "new_string": "hello", "instruction": "greet"});
+    let works = |text| [Works(Text(text)); 3];
+    vec![
+        write(CODE, "main.py", &draft, works("Successfully created")),
+        call(CODE, "replace", edit, works("Successfully modified")),
+        call(SEARCH, "read_file", json!({"file_path": "main.py"}), works("return f")),
+        call(SEARCH, "list_directory", json!({"dir_path": "."}), works("main.py")),
+        call(SEARCH, "grep_search", json!({"pattern": "def greet"}), works("greet(name)")),
+        call(SEARCH, "glob", json!({"pattern": "**/*.py"}), works("main.py")),
+    ]
+}
+
+fn commands() -> Vec<Case> {
+    const FILES: &str = "`cp`, `mv`, `rm`";
+    const GIT: &str = "`git init`, `add`, `commit`";
+    const REDIRECT: &str = "redirect a command's output to a file";
+    vec![
+        both(FILES, "cp main.py b.py", Works(Test(quiet))),
+        both(FILES, "mv b.py c.py && ls", Works(Test(|text| text.contains("c.py") && !text.contains("b.py")))),
+        both(FILES, "rm c.py && ls", Works(Test(|text| text.contains("main.py") && !text.contains("c.py")))),
+        both(GIT, "git init -q .", Works(Test(quiet))),
+        both(GIT, "git add main.py && git commit -qm first", Works(Test(quiet))),
+        both(GIT, "git log --oneline -1", Works(Text("first"))),
+        both("`python3`", "python3 main.py", Works(Text("hello cell"))),
+        command(REDIRECT, "echo redirected >out.txt", [Denied, Works(Test(quiet))]),
+    ]
+}
+
+fn programs() -> Vec<Case> {
+    const MONITOR: &str = "`df`, `free`, `uptime`";
+    const DEBUG: &str = "debug a process of its own";
+    let sum = json!({"a": 20, "b": 22});
+    vec![
+        call("an MCP server that the caller names", "mcp_sum_add", sum, [Works(Text("42 says the server")); 3]),
+        both("`ps`", "ps", Works(Text("ps"))),
+        both(MONITOR, "df", Works(Text("Filesystem"))),
+        both(MONITOR, "free", Works(Text("Mem:"))),
+        both(MONITOR, "uptime", Works(Text("load average"))),
+        write(CODE, "debugger.py", DEBUGGER, [Works(Text("created")); 3]),
+        command(DEBUG, "python3 debugger.py", [Kernel(Text("Operation not permitted")), Works(Text("stopped"))]),
+    ]
+}
+
+fn listings() -> Vec<Case> {
+    const PROCESSES: &str = "`ps aux`, `top`";
+    const OUT: &str = "`glob` that leads out of the workspace";
+    let glob = |pattern: &str| call(OUT, "glob", json!({ "pattern": pattern }), [Denied; 3]);
+    let own = |test| [Denied, Own(Test(test))];
+    vec![
+        command(PROCESSES, "ps aux", own(|text| text.contains("agent") && text.lines().count() < 30)),
+        command(PROCESSES, "top -bn1", own(|text| text.contains("agent") && text.lines().count() < 30)),
+        command("`ls /`", "ls /", own(own_root)),
+        command("`ls /tmp`", "ls /tmp", own(|text| !text.contains("secret"))),
+        call("`ls /`", "list_directory", json!({"dir_path": "/"}), [Denied; 3]),
+        glob("/etc/*"),
+        glob("../*"),
+        glob("{/etc/*,x}"),
+        glob("src/{.,x}./../etc/*"),
+    ]
+}
+
+fn neighbours(marks: &Marks) -> Vec<Case> {
+    const CELLS: &str = "another cell, by its path";
+    const ENVIRON: &str = "`/proc/*/environ`";
+    let path = &marks.path;
+    let script = SNOOP.replace("PATH", &format!("{path:?}")).replace("PID", &marks.pid.to_string());
+    let missing = Own(Text("No such file or directory"));
+    let read = |row, path: String| call(row, "read_file", json!({ "file_path": path }), [Denied; 3]);
+    vec![
+        read(CELLS, format!("{path}/home/secret")),
+        read(CELLS, format!("{path}/work/secret")),
+        both(CELLS, &format!("cat {path}/home/secret"), missing),
+        both(CELLS, &format!("ls {path}"), missing),
+        read(ENVIRON, "/proc/1/environ".into()),
+        both(ENVIRON, "cat /proc/1/environ", Denied),
+        both(ENVIRON, &format!("cat /proc/{}/environ", marks.pid), Denied),
+        write(CODE, "snoop.py", &script, [Works(Text("created")); 3]),
+        both("the same from a `python3` program", "python3 snoop.py", Own(Test(nothing_there))),
+    ]
+}
+
+fn files() -> Vec<Case> {
+    const MODES: &str = "`ln -s`, `chmod`";
+    const SYSTEM: &str = "read `/etc/passwd`, write `/etc` or the agent's settings";
+    const BUILD: &str = "write `Makefile`, `package.json` by the tool for files";
+    let chown = command("`chown` to another user", "chown 0:0 main.py", [Denied, Kernel(Test(not_chowned))]);
+    let denied = |path: &str| write(SYSTEM, path, "{}", [Denied; 3]);
+    vec![
+        command(MODES, "ln -s main.py link.py", [Denied, Works(Test(quiet))]),
+        command(MODES, "chmod 700 main.py", [Denied, Works(Test(quiet))]),
+        chown,
+        call(SYSTEM, "read_file", json!({"file_path": "/etc/passwd"}), [Denied; 3]),
+        denied("/etc/x"),
+        denied("/home/agent/.gemini/settings.json"),
+        denied(".gemini/settings.json"),
+        denied("./a/../.gemini/.env"),
+        denied(".git/hooks/pre-commit"),
+        write(BUILD, "Makefile", "all:\n", [Denied; 3]),
+        write(BUILD, "package.json", "{}", [Denied; 3]),
+    ]
+}
+
+fn privilege() -> Vec<Case> {
+    const ROW: &str = "`sudo`, `su`";
+    const WEB: &str = "`web_fetch`, `google_web_search`";
+    let mut cases: Vec<Case> = ["sudo id", "/usr/bin/sudo id", "bash -c 'sudo id'", "env sudo id", "su root -c id"]
+        .map(|line| both(ROW, line, Denied))
+        .into();
+    cases.push(call(WEB, "web_fetch", json!({"prompt": "http://127.0.0.1:1/"}), [Denied; 3]));
+    cases.push(call(WEB, "google_web_search", json!({"query": "oubliette"}), [Denied; 3]));
+    cases
+}
+
+/// What it says of a command that printed nothing.
+fn quiet(text: &str) -> bool {
+    text.contains("Output: (empty)") && !text.contains("Exit Code")
+}

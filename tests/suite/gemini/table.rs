@@ -1,0 +1,120 @@
+//! Use case × level × launcher: every call is made by the real agent in a real cell, through the broker.
+//! `cargo test --test suite gemini_table -- --nocapture` prints it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{brokered, cases, gemini, path_with, refused, stage};
+use crate::broker::agent::{launcher as launcher_in, look};
+use crate::model::{Call, DONE, Model, Step};
+use crate::need;
+use crate::real_agent::cases::{Case, PROGRAM, judge};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, LIMIT, Launcher, Seen, Stage, output, play};
+use crate::real_agent::table::{CHAT, Neighbour, Table, servers};
+
+const BEGIN: &str = "<!-- gemini:begin -->\n";
+const END: &str = "<!-- gemini:end -->";
+
+/// Plays every call; the credential is looked for while the agent waits for the end.
+fn play_all(stage: &Stage, level: &str, neighbour: &Neighbour, cases: &[Case]) -> Seen {
+    let steps: Vec<Step> = cases.iter().map(Case::call).map(Step::from).chain([Step::Hold]).collect();
+    let model = Model::play(steps);
+    let mut command = brokered(stage, level, &model);
+    command.args(servers(stage)).env("LAUNCHER_ONLY", &neighbour.marks.launcher);
+    command.arg("--export").arg(stage.own().join(format!("out-{level}")));
+    gemini(&mut command, stage, "do as the script says");
+    let output = std::thread::scope(|scope| {
+        let run = scope.spawn(move || output(&mut command));
+        let waits = model.wait_for_requests(cases.len() + 1, LIMIT);
+        let looked = launcher_in(stage.open()).filter(|_| waits).map(|pid| look(pid, &stage.token, "node"));
+        model.release();
+        let output = run.join().unwrap();
+        assert!(looked.is_some(), "it was looked at: {output:?} {:?}", model.answers().last());
+        output
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let requests = model.requests();
+    Seen { status: output.status.code(), stdout, stderr, answers: model.finish(), requests }
+}
+
+/// The upstream got the real credential, in the header and nowhere else, and nobody printed it.
+fn check_credential(stage: &Stage, seen: &Seen) {
+    for request in &seen.requests {
+        assert_eq!(request.x_goog_api_key.as_deref(), Some(stage.token.as_str()), "{}", request.path);
+        assert!(!request.path.contains("key=") && !request.body.to_string().contains(&stage.token));
+    }
+    assert!(!seen.stdout.contains(&stage.token) && !seen.stderr.contains(&stage.token));
+}
+
+/// A second run of the agent in the same cell goes on with the conversation of the first.
+fn second_turn(stage: &Stage, level: &str) -> Result<&'static str, String> {
+    let write = Call::new("write_file", json!({"file_path": "turns.txt", "content": "turn one\n"}));
+    let read = Call::new("read_file", json!({"file_path": "turns.txt"}));
+    let model = Model::turns(vec![vec![write], vec![read]]);
+    let mut command = brokered(stage, level, &model);
+    let turns = "gemini -p one && gemini --resume latest -p two";
+    command.env("PATH", path_with(&stage.agent)).args(["--agent", "gemini", "--", "sh", "-c", turns]);
+    let seen = play(command, model);
+    let asked = seen.requests.last().map(|request| request.body["contents"].to_string()).unwrap_or_default();
+    let remembers = ["one", "two", "turn one"].iter().all(|text| asked.contains(text));
+    let fine = seen.answers.len() == 2 && seen.answers[1].text.contains("turn one");
+    if remembers && fine && seen.status == Some(0) {
+        Ok("works")
+    } else {
+        Err(format!("{:?} {:?} {}", seen.status, seen.answers, seen.stderr))
+    }
+}
+
+fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
+    let stage = stage(launcher)?;
+    let neighbour = Neighbour::start(&stage);
+    for (level, name) in LEVELS.into_iter().enumerate() {
+        let cases = cases::cases(&neighbour.marks);
+        let seen = play_all(&stage, name, &neighbour, &cases);
+        let context = format!("{launcher:?} {name}");
+        assert_eq!((seen.status, seen.stdout.trim()), (Some(0), DONE), "{context}: {}", seen.stderr);
+        assert_eq!(seen.answers.len(), cases.len(), "{context}: {}\n{:#?}", seen.stderr, seen.answers.last());
+        check_credential(&stage, &seen);
+        table.add(CHAT, level, Ok("works"), launcher);
+        table.add("a second turn (`--resume latest`)", level, second_turn(&stage, name), launcher);
+        for (case, answer) in cases.iter().zip(&seen.answers) {
+            let verdict = judge(case, level, answer, &neighbour.marks, refused(answer));
+            table.add(case.row, level, verdict, launcher);
+        }
+        let tools = &seen.requests.iter().find(|request| !request.tools.is_empty()).expect("a request").tools;
+        let offered = |name: &str| if tools.iter().any(|tool| tool == name) { "offered" } else { "denied" };
+        table.add("subagents", level, Ok(offered("invoke_agent")), launcher);
+        let out = stage.own().join(format!("out-{name}"));
+        let written = fs::read_to_string(out.join("main.py")).unwrap_or_default();
+        assert_eq!(written, PROGRAM, "{context}: the exported file");
+        assert!(!out.join(".gemini").exists(), "{context}");
+    }
+    drop(neighbour);
+    assert_eq!(stage.left(), Vec::<PathBuf>::new());
+    Some(())
+}
+
+#[test]
+fn gemini_table() {
+    let mut table = Table::default();
+    let launchers = LAUNCHERS.map(|launcher| fill(&mut table, launcher)).into_iter().flatten().count();
+    if launchers == 0 {
+        return;
+    }
+    let text = table.text();
+    println!("{text}");
+    assert!(table.wrong.is_empty(), "{}", table.wrong);
+    let path = need::root().join("README.md");
+    let readme = fs::read_to_string(&path).expect("README.md");
+    let (before, rest) = readme.split_once(BEGIN).expect("where the table begins");
+    let (_, after) = rest.split_once(END).expect("where the table ends");
+    let expected = format!("{before}{BEGIN}{text}{END}{after}");
+    if std::env::var_os("OUBLIETTE_BLESS").is_some_and(|value| value == "1") {
+        fs::write(&path, expected).expect("README.md");
+    } else {
+        assert!(readme == expected, "README.md has another table; OUBLIETTE_BLESS=1 writes this one:\n{text}");
+    }
+}
