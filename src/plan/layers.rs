@@ -52,7 +52,11 @@ pub fn decide(
         // Whatever the policy says of the namespace: where there can be no broker, the agent never has the credential in
         // its stead.
         let want = if layer == Layer::Net && matches!(can, Can::Refuse(_)) { Want::Required } else { want };
-        let insists = request.require.contains(&Require::Layer(layer)) || policy.want(layer) == Want::Required;
+        // A network of its own leaves nothing that a rule for ports could close; and that there is none may only come out
+        // when the child is made.
+        let surpassed = layer == Layer::LandlockNet && in_force(Layer::Net, request, policy, agent, host, network);
+        let named = request.require.contains(&Require::Layer(layer)) || policy.want(layer) == Want::Required;
+        let insists = named && !surpassed;
         Planned { layer, decision: decision(layer, want, insists, can) }
     });
     all.collect()
