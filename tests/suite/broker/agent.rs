@@ -54,7 +54,7 @@ fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran
 }
 
 /// The launcher that was started from this directory.
-fn launcher(dir: &Path) -> Option<u32> {
+pub fn launcher(dir: &Path) -> Option<u32> {
     launchers(dir).first().copied()
 }
 
