@@ -115,7 +115,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__explain)
-            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --allow --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --allow --mcp-config --upstream --ca --inject --client-cert --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -195,6 +195,25 @@ _oubliette() {
                     return 0
                     ;;
                 --ca)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --inject)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client-cert)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"
@@ -364,7 +383,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__policy__subcmd__list)
-            opts="-h --help"
+            opts="-h --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -413,7 +432,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__run)
-            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --allow --mcp-config --upstream --ca --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --policy --network --allow --mcp-config --upstream --ca --inject --client-cert --setenv --workspace --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -493,6 +512,25 @@ _oubliette() {
                     return 0
                     ;;
                 --ca)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --inject)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client-cert)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"

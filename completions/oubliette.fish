@@ -45,6 +45,8 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l allow -d 'Wi
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l upstream -d 'Base URL of the agent\'s model API' -r -f
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l inject -d 'With --network broker: add this header, with the value from FILE, to the agent\'s requests to HOST; the cell never has it (repeatable). HOST is one that the policy has or lets the caller add; FILE as with --credential-file' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l client-cert -d 'With --network broker: show the upstream the certificate of this PEM file, which also holds its key (mode 0600)' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l setenv -d 'One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s w -l workspace -d 'The agent\'s working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l copy-in -d 'Fill a fresh workspace with a copy of this directory' -r -f -a "(__fish_complete_directories)"
@@ -96,6 +98,8 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l allow -d
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l upstream -d 'Base URL of the agent\'s model API' -r -f
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l inject -d 'With --network broker: add this header, with the value from FILE, to the agent\'s requests to HOST; the cell never has it (repeatable). HOST is one that the policy has or lets the caller add; FILE as with --credential-file' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l client-cert -d 'With --network broker: show the upstream the certificate of this PEM file, which also holds its key (mode 0600)' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l setenv -d 'One more variable for the agent (repeatable); refused for names that steer the loader, the agent or its credential' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s w -l workspace -d 'The agent\'s working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l copy-in -d 'Fill a fresh workspace with a copy of this directory' -r -f -a "(__fish_complete_directories)"
@@ -157,9 +161,10 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand ps" -s h -l help -d 
 complete -c oubliette -n "__fish_oubliette_using_subcommand kill" -l state-dir -d 'Where cells live while they run' -r -f -a "(__fish_complete_directories)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand kill" -s h -l help -d 'Print help'
 complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -s h -l help -d 'Print help'
-complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "list" -d 'Name the levels and agents, and where each comes from'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "list" -d 'Name the levels and agents, where each comes from, what an agent\'s settings can say and which of its versions was tested'
 complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "show" -d 'Print a level\'s policy or an agent\'s file'
 complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and not __fish_seen_subcommand_from list show check" -f -a "check" -d 'Check a policy file'
+complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from list" -l json -d 'As JSON'
 complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
 complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
 complete -c oubliette -n "__fish_oubliette_using_subcommand policy; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help'
