@@ -5,13 +5,11 @@ mod cases; // the calls of the table, and what must come of each at each level
 mod hostile; // a repository that wants to loosen the level, and an agent that rewrites its own settings
 mod table; // use case × level × launcher, and the README's part of it
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::broker::upstream::Front;
-use crate::model::{Call, Model};
+use crate::model::Call;
 use crate::real_agent::run::{Launcher, Stage};
 
 /// Nothing where something is missing, which has been said then.
@@ -19,17 +17,7 @@ fn stage(launcher: Launcher) -> Option<Stage> {
     Stage::with(launcher, "codex", "sk-")
 }
 
-/// `oubliette run` with a broker, whose upstream is the model behind TLS.
-fn brokered(stage: &Stage, level: &str, model: &Model) -> Command {
-    let front = Front::loopback(model.url().trim_start_matches("http://").parse().unwrap(), stage.open());
-    let mut command: Command = stage.oubliette();
-    command.args(["run", "--user", "alice@example.org", "--level", level, "--timeout", "200s", "--network", "broker"]);
-    command.args(["--upstream", &format!("{}/v1", front.url()), "--ca"]).arg(&front.ca);
-    command.arg("--credential-file").arg(stage.own().join("token"));
-    command
-}
-
-/// The same with the agent as the command.
+/// Adds the agent as the command.
 fn codex(command: &mut Command, stage: &Stage, prompt: &str) {
     command.arg("--").arg(&stage.agent).args(["exec", "--skip-git-repo-check", prompt]);
 }
@@ -47,11 +35,4 @@ fn patch(text: &str) -> Value {
 /// Every way in which this agent says that its settings refuse a call.
 fn refused(text: &str) -> bool {
     text.contains("rejected: the level denies this") || text.contains("unsupported call")
-}
-
-/// PATH with the agent's own directory.
-fn path_with(agent: &Path) -> std::ffi::OsString {
-    let rest = std::env::var_os("PATH").unwrap_or_default();
-    let all = agent.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&rest));
-    std::env::join_paths(all).expect("directories without a colon")
 }

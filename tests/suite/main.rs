@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 // What the tests stand on.
+mod brokered; // real agents through the real broker, and where their credential is then
 mod launch; // a lab with a state directory, and a shell line that launches in it as root or as a plain user
 mod model; // a model that plays a fixed list of tool calls to a real agent, without a network
 mod need; // what a test needs from its host, and what happens when that is not there

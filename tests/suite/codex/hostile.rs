@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{brokered, codex, path_with, refused, shell, stage};
+use super::{codex, refused, shell, stage};
+use crate::brokered::{brokered, path_with};
 use crate::model::Model;
 use crate::real_agent::run::{LAUNCHERS, LEVELS, output, play};
 

@@ -4,56 +4,23 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{brokered, cases, codex, path_with, refused, shell, stage};
-use crate::broker::agent::{launchers, look};
+use super::{cases, codex, refused, shell, stage};
+use crate::brokered::{brokered, path_with, publish, watched};
 use crate::model::{DONE, Model, Step};
 use crate::need;
 use crate::real_agent::cases::{Case, PROGRAM, judge};
-use crate::real_agent::run::{LAUNCHERS, LEVELS, LIMIT, Launcher, Seen, Stage, output, play};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, play};
 use crate::real_agent::table::{self, CHAT, Neighbour, Table};
-use crate::stage::descendants;
-
-const BEGIN: &str = "<!-- codex:begin -->\n";
-const END: &str = "<!-- codex:end -->";
-
-/// Lets the agent end, also where the test fails before it says so.
-struct LetGo<'a>(&'a Model);
-
-impl Drop for LetGo<'_> {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
-/// The launcher of the agent, which is not the neighbour's.
-fn launcher(stage: &Stage, neighbour: &Neighbour) -> Option<u32> {
-    let mut others = descendants(neighbour.marks.pid as i32);
-    others.push(neighbour.marks.pid as i32);
-    launchers(stage.open()).into_iter().find(|pid| !others.contains(&(*pid as i32)))
-}
 
 /// Plays every call; the credential is looked for while the agent waits for the end.
 fn play_all(stage: &Stage, level: &str, neighbour: &Neighbour, cases: &[Case]) -> Option<Seen> {
     let steps: Vec<Step> = cases.iter().map(Case::call).map(Step::from).chain([Step::Hold]).collect();
     let model = Model::play(steps);
     let mut command = brokered(stage, level, &model);
-    command.args(servers(stage)?).env("LAUNCHER_ONLY", &neighbour.marks.launcher);
+    command.args(servers(stage)?);
     command.arg("--export").arg(stage.own().join(format!("out-{level}")));
     codex(&mut command, stage, "do as the script says");
-    let output = std::thread::scope(|scope| {
-        let run = scope.spawn(move || output(&mut command));
-        let waits = model.wait_for_requests(cases.len() + 1, LIMIT);
-        let _let_go = LetGo(&model);
-        let looked = launcher(stage, neighbour).filter(|_| waits).map(|pid| look(pid, &stage.token, "codex"));
-        model.release();
-        let output = run.join().unwrap();
-        assert!(looked.is_some(), "it was looked at: {output:?}");
-        output
-    });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    let requests = model.requests();
-    Some(Seen { status: output.status.code(), stdout, stderr, answers: model.finish(), requests })
+    Some(watched(stage, command, model, neighbour, cases.len() + 1, "codex"))
 }
 
 /// The caller's MCP server, by an interpreter of its own: what a server is run by, the agent's shell may run, too.
@@ -67,16 +34,6 @@ fn servers(stage: &Stage) -> Option<[String; 2]> {
     let text = fs::read_to_string(&file).expect("servers").replace("/usr/bin/python3", &python.display().to_string());
     fs::write(&file, text).expect("servers");
     Some([option, file])
-}
-
-/// The upstream got the real credential, and nobody printed it.
-fn check_credential(stage: &Stage, seen: &Seen) {
-    let bearer = format!("Bearer {}", stage.token);
-    for request in &seen.requests {
-        assert_eq!(request.authorization.as_deref(), Some(bearer.as_str()), "{}", request.path);
-        assert!(!request.body.to_string().contains(&stage.token));
-    }
-    assert!(!seen.stdout.contains(&stage.token) && !seen.stderr.contains(&stage.token));
 }
 
 /// A second run of the agent goes on with the conversation of the first.
@@ -105,7 +62,6 @@ fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
         let context = format!("{launcher:?} {name}");
         assert_eq!((seen.status, seen.stdout.trim()), (Some(0), DONE), "{context}: {}", seen.stderr);
         assert_eq!(seen.answers.len(), cases.len(), "{context}: {}\n{:#?}", seen.stderr, seen.answers.last());
-        check_credential(&stage, &seen);
         table.add(CHAT, level, Ok("works"), launcher);
         table.add("a second turn (`exec resume`)", level, second_turn(&stage, name), launcher);
         for (case, answer) in cases.iter().zip(&seen.answers) {
@@ -136,17 +92,5 @@ fn codex_table() {
     if launchers == 0 {
         return;
     }
-    let text = table.text();
-    println!("{text}");
-    assert!(table.wrong.is_empty(), "{}", table.wrong);
-    let path = need::root().join("README.md");
-    let readme = fs::read_to_string(&path).expect("README.md");
-    let (before, rest) = readme.split_once(BEGIN).expect("where the table begins");
-    let (_, after) = rest.split_once(END).expect("where the table ends");
-    let expected = format!("{before}{BEGIN}{text}{END}{after}");
-    if std::env::var_os("OUBLIETTE_BLESS").is_some_and(|value| value == "1") {
-        fs::write(&path, expected).expect("README.md");
-    } else {
-        assert!(readme == expected, "README.md has another table; OUBLIETTE_BLESS=1 writes this one:\n{text}");
-    }
+    publish(&table, "codex");
 }

@@ -67,10 +67,16 @@ pub fn events(request: &Value, item: Value) -> Vec<Value> {
         json!({"id": "resp_scripted", "object": "response", "model": request["model"], "status": status,
             "output": output, "error": null, "usage": usage})
     };
-    vec![
+    let mut events = vec![
         json!({"type": "response.created", "response": response("in_progress", json!([]), Value::Null)}),
         json!({"type": "response.output_item.added", "output_index": 0, "item": item}),
-        json!({"type": "response.output_item.done", "output_index": 0, "item": item}),
-        json!({"type": "response.completed", "response": response("completed", json!([item]), usage)}),
-    ]
+    ];
+    if let Some(text) = item["content"][0]["text"].as_str() {
+        // Some clients read a text from its parts alone.
+        events.push(json!({"type": "response.output_text.delta", "item_id": item["id"], "output_index": 0,
+            "content_index": 0, "delta": text}));
+    }
+    events.push(json!({"type": "response.output_item.done", "output_index": 0, "item": item}));
+    events.push(json!({"type": "response.completed", "response": response("completed", json!([item]), usage)}));
+    events
 }
