@@ -319,11 +319,11 @@ _oubliette() {
                     return 0
                     ;;
                 --agent)
-                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none" -- "${cur}"))
                     return 0
                     ;;
                 -a)
-                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -636,11 +636,11 @@ _oubliette() {
                     return 0
                     ;;
                 --agent)
-                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none" -- "${cur}"))
                     return 0
                     ;;
                 -a)
-                    COMPREPLY=($(compgen -W "claude codex none" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none" -- "${cur}"))
                     return 0
                     ;;
                 *)

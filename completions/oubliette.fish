@@ -81,6 +81,9 @@ balanced\t''
 developer\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s a -l agent -d 'Which agent the command is (default: guessed from its name); `none` for any program' -r -f -a "claude\t''
 codex\t''
+gemini\t''
+kimi\t''
+kiro\t''
 none\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l beside -d 'Start beside other cells even where nothing separates them and only one should live at a time'
@@ -134,6 +137,9 @@ balanced\t''
 developer\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s a -l agent -d 'Which agent the command is (default: guessed from its name); `none` for any program' -r -f -a "claude\t''
 codex\t''
+gemini\t''
+kimi\t''
+kiro\t''
 none\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l json -d 'Machine-readable output'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'

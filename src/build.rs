@@ -13,6 +13,8 @@ fn main() {
         "agents/claude",
         "agents/codex",
         "agents/gemini",
+        "agents/kimi",
+        "agents/kiro",
         "agents/none",
         "agents/doctor",
     ] {

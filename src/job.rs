@@ -233,23 +233,33 @@ fn check_hosts(request: &mut Request, policy: &Policy) -> Result<()> {
 /// everybody's. A broker's phantom may be there: it is good in this cell only.
 fn check_variable(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Result<()> {
     let brokered = plan::broker::asked(request, policy) == NetworkMode::Broker;
-    let Some(Hand::Variable(name)) = agent.credential.way.first().map(|way| &way.hand) else { return Ok(()) };
+    let Some(way) = agent.credential.way.first() else { return Ok(()) };
+    let Hand::Variable(name) = &way.hand else { return Ok(()) };
     if brokered || request.credential.is_none() {
         return Ok(());
     }
+    let brokerable = way.header.is_some() && agent.takes_base_url();
     let refused = |why: &str, hint: &str| {
         Err(Error::new(format!("hand {} its credential in variable {name}", agent.title), why).hint(hint))
     };
     if !policy.credential.environment {
         return refused(
             "every program that it starts would have it, and the policy does not allow that",
-            "use --network broker, where it holds a phantom, or a policy with `environment = true` in [credential]",
+            match brokerable {
+                true => {
+                    "use --network broker, where it holds a phantom, or a policy with `environment = true` in [credential]"
+                }
+                false => "use a policy with `environment = true` in [credential]",
+            },
         );
     }
     if !host.private_descriptors {
         return refused(
             "on this host every process can read the environment of any other",
-            "use --network broker, where it holds a phantom",
+            match brokerable {
+                true => "use --network broker, where it holds a phantom",
+                false => "use a host whose /proc asks who reads it",
+            },
         );
     }
     Ok(())

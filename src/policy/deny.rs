@@ -177,6 +177,9 @@ impl Class {
             Class::ForeignProc => (twins.has(Layer::Uid) && twins.private_proc && !twins.shared_uid)
                 .then_some("uid: environ, maps and descriptors are another UID's"),
             Class::Privilege => twins.has(Layer::NoNewPrivs).then_some("no-new-privs: a setuid program gains nothing"),
+            Class::AgentSettings if twins.has(Layer::Root) && twins.settings_in_home => {
+                Some("root: the level is on a read-only mount, not all of the settings")
+            }
             Class::AgentSettings if twins.has(Layer::Root) => Some("root: the settings are on a read-only mount"),
             Class::AgentSettings => (twins.has(Layer::LandlockFs) && !twins.settings_in_home)
                 .then_some("landlock: the settings are read-only"),

@@ -41,10 +41,12 @@ const LEVELS: [CompiledIn; 3] = [
     compiled_in!("developer", "developer"),
 ];
 
-const AGENTS: [CompiledIn; 4] = [
+const AGENTS: [CompiledIn; 6] = [
     compiled_in!("claude", "agents/claude"),
     compiled_in!("codex", "agents/codex"),
     compiled_in!("gemini", "agents/gemini"),
+    compiled_in!("kimi", "agents/kimi"),
+    compiled_in!("kiro", "agents/kiro"),
     compiled_in!("none", "agents/none"),
 ];
 
@@ -245,7 +247,9 @@ mod tests {
             let found = library.agent(&agent).unwrap();
             assert_eq!(parse::<AgentSpec>(&found.text, &agent).unwrap(), found.value);
         }
-        assert_eq!(library.agent_for("claude").unwrap().name, "claude");
+        for (program, agent) in [("claude", "claude"), ("codex", "codex"), ("gemini", "gemini"), ("kiro-cli", "kiro")] {
+            assert_eq!(library.agent_for(program).unwrap().name, agent);
+        }
         assert_eq!(library.agent_for("ls").unwrap().name, "none");
     }
 

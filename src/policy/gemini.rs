@@ -371,7 +371,9 @@ impl Template {
         }
         match commands {
             _ if shell.is_empty() => {}
-            Commands::All(_) => rules.add(Rank::Allowed, &shell, &Seen::Anything).redirecting(redirect),
+            // A rule that looks at the command is taken as it is. With one that does not, it holds `ln -s`, `rm -r` and
+            // more for dangerous, and would ask a person.
+            Commands::All(_) => rules.add(Rank::Allowed, &shell, &Seen::Command(".".into())).redirecting(redirect),
             Commands::List(names) => {
                 rules.add(Rank::Allowed, &shell, &Seen::Programs(names.clone())).redirecting(redirect);
                 for line in &self.commands {

@@ -43,6 +43,20 @@ fn launcher(stage: &Stage, neighbour: &Neighbour) -> Option<u32> {
 /// where a process of the agent's name must be.
 pub fn watched(
     stage: &Stage,
+    command: Command,
+    model: Model,
+    neighbour: &Neighbour,
+    requests: usize,
+    agent: &str,
+) -> Seen {
+    let seen = looked_at(stage, command, model, neighbour, requests, agent);
+    check_credential(stage, &seen);
+    seen
+}
+
+/// The same for an agent with a header of its own.
+pub fn looked_at(
+    stage: &Stage,
     mut command: Command,
     model: Model,
     neighbour: &Neighbour,
@@ -63,9 +77,7 @@ pub fn watched(
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     let requests = model.requests();
-    let seen = Seen { status: output.status.code(), stdout, stderr, answers: model.finish(), requests };
-    check_credential(stage, &seen);
-    seen
+    Seen { status: output.status.code(), stdout, stderr, answers: model.finish(), requests }
 }
 
 /// The upstream got the real credential, and nobody printed it.

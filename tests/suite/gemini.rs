@@ -34,7 +34,12 @@ fn gemini(command: &mut Command, stage: &Stage, prompt: &str) {
 
 /// Whether this agent's settings refused a call: by a rule, by having no such tool, or since a path lies outside.
 fn refused(answer: &Answer) -> bool {
-    let says = ["denied by policy", "\" not found. Did you mean one of", "Path not in workspace"];
+    let says = [
+        "denied by policy",
+        "\" not found. Did you mean one of",
+        "Path not in workspace",
+        "requires user confirmation",
+    ];
     answer.is_error && says.iter().any(|text| answer.text.contains(text))
 }
 

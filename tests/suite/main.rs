@@ -32,6 +32,7 @@ mod alone; // where nothing is between cells of one UID, one lives at a time
 mod broker; // what holds the credential outside of the cell: what passes it, what does not, and how a run ends without it
 mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
+mod codex; // the real Codex at every level, through a broker
 mod cost; // a slow probe of the host fails
 mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gemini; // the real Gemini CLI at every level, through a broker

@@ -224,6 +224,7 @@ fn a_cell_inside_tmp_is_not_denied_its_own_files() {
 }
 
 const CODEX: &[&str] = &["--network", "broker", "--credential-fd", "5", "--upstream", "http://127.0.0.1:9/v1"];
+const BROKERED: &[&str] = &["--network", "broker", "--credential-fd", "5", "--upstream", "http://127.0.0.1:9"];
 
 #[test]
 fn explanations() {
@@ -231,6 +232,7 @@ fn explanations() {
         ("explain-root.txt", full(), "paranoid", "claude", &["--credential-file", "/nowhere"][..]),
         ("explain-container.txt", hosts().swap_remove(3).1, "balanced", "claude", &["--credential-file", "/nowhere"]),
         ("explain-codex.txt", full(), "paranoid", "codex", CODEX),
+        ("explain-gemini.txt", full(), "balanced", "gemini", BROKERED),
         ("explain-plain.txt", plain(), "balanced", "none", &["--network", "none"]),
         (
             "explain-gvisor.txt",

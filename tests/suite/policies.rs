@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::launch::{Ended, Lab, Launch, Who, everybody};
-use crate::need;
+use crate::need::{self, root};
 
 const BALANCED: &str = include_str!("../../policies/balanced.toml");
 const CLAUDE: &str = include_str!("../../policies/agents/claude.toml");
@@ -105,12 +105,15 @@ fn list_show_and_check() {
         "level developer",
         "agent claude",
         "agent codex",
+        "agent gemini",
+        "agent kimi",
+        "agent kiro",
         "agent none",
         "compiled in",
     ] {
         assert!(list.contains(word), "{list}");
     }
-    assert_eq!(list.lines().count(), 6, "{list}");
+    assert_eq!(list.lines().filter(|line| !line.starts_with(' ')).count(), 9, "{list}");
     assert_eq!(well(lab.launch(Who::Plain, ["policy", "show", "balanced"]).run()), BALANCED);
     assert_eq!(well(lab.launch(Who::Plain, ["policy", "show", "claude"]).run()), CLAUDE);
     // What it prints is a policy of one's own.
@@ -120,6 +123,42 @@ fn list_show_and_check() {
     assert!(well(lab.launch(Who::Plain, ["policy", "check", "a.toml"]).run()).contains("a sound agent file"));
     well(lab.launch(Who::Plain, ["run", "-q", "--policy", "p.toml", "--", "true"]).run());
     refused(&lab.launch(Who::Plain, ["policy", "show", "../balanced"]).run(), &["../balanced"]);
+}
+
+#[test]
+fn agents_that_look_for_their_credential_in_a_variable_alone() {
+    let lab = Lab::new();
+    lab.file("token", "sk-1", 0o600);
+    let run = |agent: &str| {
+        lab.launch(Who::Plain, ["run", "--agent", agent, "--credential-file", "token", "--", "true"]).run()
+    };
+    refused(&run("kimi"), &["KIMI_MODEL_API_KEY", "every program that it starts", "--network broker"]);
+    let kiro = run("kiro");
+    refused(&kiro, &["KIRO_API_KEY", "every program that it starts", "`environment = true`"]);
+    assert!(!kiro.stderr.contains("broker"), "no broker takes it: {kiro:?}");
+}
+
+/// What the list says was tested is what CI installs, and nothing else.
+#[test]
+fn list_of_what_was_tested() {
+    let lab = Lab::new();
+    let list = well(lab.launch(Who::Plain, ["policy", "list", "--json"]).run());
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let installed = |name: &str| {
+        let line = ci.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{name} ")))?;
+        line.split(' ').nth(1).map(str::to_owned)
+    };
+    for agent in list["agents"].as_array().unwrap() {
+        let name = agent["name"].as_str().unwrap();
+        assert_eq!(agent["tested"].as_str().map(str::to_owned), installed(name), "{agent}");
+        assert_eq!(agent["settings"].is_null(), ["kimi", "kiro", "none"].contains(&name), "{agent}");
+        let ways = agent["credential"].as_array().unwrap();
+        assert!(!ways.is_empty() && ways.iter().all(|way| way["name"].is_string()), "{agent}");
+    }
+    let text = well(lab.launch(Who::Plain, ["policy", "list"]).run());
+    let kiro = text.split("agent ").find(|part| part.starts_with("kiro")).unwrap();
+    assert!(kiro.contains("kernel only") && kiro.contains("tested with      nothing"), "{kiro}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn commands() -> Vec<Case> {
         both(GIT, "git add main.py && git commit -qm first", Works(Test(quiet))),
         both(GIT, "git log --oneline -1", Works(Text("first"))),
         both("`python3`", "python3 main.py", Works(Text("hello cell"))),
-        command(REDIRECT, "echo redirected >out.txt", [Denied, Works(Test(quiet))]),
+        command(REDIRECT, "echo redirected >out.txt; cat out.txt", [Denied, Works(Text("redirected"))]),
     ]
 }
 
@@ -79,7 +79,7 @@ fn programs() -> Vec<Case> {
 
 fn listings() -> Vec<Case> {
     const PROCESSES: &str = "`ps aux`, `top`";
-    const OUT: &str = "`glob` that leads out of the workspace";
+    const OUT: &str = "list what is outside of the workspace by a tool";
     let glob = |pattern: &str| call(OUT, "glob", json!({ "pattern": pattern }), [Denied; 3]);
     let own = |test| [Denied, Own(Test(test))];
     vec![
@@ -87,7 +87,7 @@ fn listings() -> Vec<Case> {
         command(PROCESSES, "top -bn1", own(|text| text.contains("agent") && text.lines().count() < 30)),
         command("`ls /`", "ls /", own(own_root)),
         command("`ls /tmp`", "ls /tmp", own(|text| !text.contains("secret"))),
-        call("`ls /`", "list_directory", json!({"dir_path": "/"}), [Denied; 3]),
+        call(OUT, "list_directory", json!({"dir_path": "/"}), [Denied; 3]),
         glob("/etc/*"),
         glob("../*"),
         glob("{/etc/*,x}"),
@@ -99,7 +99,10 @@ fn neighbours(marks: &Marks) -> Vec<Case> {
     const CELLS: &str = "another cell, by its path";
     const ENVIRON: &str = "`/proc/*/environ`";
     let path = &marks.path;
-    let script = SNOOP.replace("PATH", &format!("{path:?}")).replace("PID", &marks.pid.to_string());
+    // It shows nothing of an output with a NUL byte.
+    let script =
+        SNOOP.replace("print(read.decode(\"latin-1\"))", "print(read.decode(\"latin-1\").replace(chr(0), \" \"))");
+    let script = script.replace("PATH", &format!("{path:?}")).replace("PID", &marks.pid.to_string());
     let missing = Own(Text("No such file or directory"));
     let read = |row, path: String| call(row, "read_file", json!({ "file_path": path }), [Denied; 3]);
     vec![

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{brokered, cases, gemini, path_with, refused, stage};
-use crate::broker::agent::{launcher as launcher_in, look};
+use crate::brokered::looked_at;
 use crate::model::{Call, DONE, Model, Step};
 use crate::need;
 use crate::real_agent::cases::{Case, PROGRAM, judge};
-use crate::real_agent::run::{LAUNCHERS, LEVELS, LIMIT, Launcher, Seen, Stage, output, play};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, play};
 use crate::real_agent::table::{CHAT, Neighbour, Table, servers};
 
 const BEGIN: &str = "<!-- gemini:begin -->\n";
@@ -22,22 +22,9 @@ fn play_all(stage: &Stage, level: &str, neighbour: &Neighbour, cases: &[Case]) -
     let steps: Vec<Step> = cases.iter().map(Case::call).map(Step::from).chain([Step::Hold]).collect();
     let model = Model::play(steps);
     let mut command = brokered(stage, level, &model);
-    command.args(servers(stage)).env("LAUNCHER_ONLY", &neighbour.marks.launcher);
-    command.arg("--export").arg(stage.own().join(format!("out-{level}")));
+    command.args(servers(stage)).arg("--export").arg(stage.own().join(format!("out-{level}")));
     gemini(&mut command, stage, "do as the script says");
-    let output = std::thread::scope(|scope| {
-        let run = scope.spawn(move || output(&mut command));
-        let waits = model.wait_for_requests(cases.len() + 1, LIMIT);
-        let looked = launcher_in(stage.open()).filter(|_| waits).map(|pid| look(pid, &stage.token, "node"));
-        model.release();
-        let output = run.join().unwrap();
-        assert!(looked.is_some(), "it was looked at: {output:?} {:?}", model.answers().last());
-        output
-    });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    let requests = model.requests();
-    Seen { status: output.status.code(), stdout, stderr, answers: model.finish(), requests }
+    looked_at(stage, command, model, neighbour, cases.len() + 1, "node")
 }
 
 /// The upstream got the real credential, in the header and nowhere else, and nobody printed it.
