@@ -2,14 +2,16 @@
 //! leave a rule that holds for every call, and a rule that it cannot read is dropped while the run goes on.
 #![forbid(unsafe_code)]
 
+mod settings;
+
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::claude::ByCommands;
 use super::deny::Class;
 use super::paths::HomePath;
-use super::rendered::{FilePlace, Rendered, SERVERS, SettingsFile, quoted};
+use super::rendered::{FilePlace, Rendered, SettingsFile, quoted};
 use super::{Commands, Policy};
 use crate::mcp::Servers;
 
@@ -116,7 +118,10 @@ impl TryFrom<String> for Line {
     fn try_from(text: String) -> Result<Line, String> {
         match text.trim() == text && !text.is_empty() && text.len() <= LONGEST && !text.contains(char::is_control) {
             true => Ok(Line(text)),
-            false => Err(format!("`{}` is no command; write it without blanks at the ends", text.escape_debug())),
+            false => Err(format!(
+                "`{}` is no command; write one without blanks at the ends, of {LONGEST} bytes at most",
+                text.escape_debug()
+            )),
         }
     }
 }
@@ -129,7 +134,10 @@ impl TryFrom<String> for Place {
         let sound = |name: &str| !matches!(name, "" | "." | ".." | "~") && !name.contains(char::is_control);
         match names.all(sound) && text.len() <= LONGEST {
             true => Ok(Place(text)),
-            false => Err(format!("`{}` never matches: write it without `.`, `..`, `~` and a slash at the end", text)),
+            false => Err(format!(
+                "`{}` is no path; write one without `.`, `..`, `~` and a slash at the end, of {LONGEST} bytes at most",
+                text.escape_debug()
+            )),
         }
     }
 }
@@ -218,117 +226,6 @@ impl Rules {
     }
 }
 
-/// Its own settings. What it reads from the workspace's it reads as long as the workspace is not trusted: nothing.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Settings {
-    general: General,
-    ui: Ui,
-    privacy: Privacy,
-    telemetry: Enabled,
-    tools: Tools,
-    security: Security,
-    advanced: Advanced,
-    hooks_config: Enabled,
-    skills: Enabled,
-    mcp_servers: &'static str,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct General {
-    enable_auto_update: bool,
-    enable_auto_update_notification: bool,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Ui {
-    show_compatibility_warnings: bool,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Privacy {
-    usage_statistics_enabled: bool,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Enabled {
-    enabled: bool,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tools {
-    use_ripgrep: bool,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Security {
-    disable_yolo_mode: bool,
-    folder_trust: Enabled,
-    auth: Auth,
-    environment_variable_redaction: Redaction,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Auth {
-    selected_type: &'static str,
-    use_external: bool,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Redaction {
-    enabled: bool,
-    blocked: [&'static str; 2],
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Advanced {
-    ignore_local_env: bool,
-    auto_configure_memory: bool,
-}
-
-impl Settings {
-    fn new() -> Settings {
-        let no = Enabled { enabled: false };
-        Settings {
-            general: General { enable_auto_update: false, enable_auto_update_notification: false },
-            ui: Ui { show_compatibility_warnings: false },
-            privacy: Privacy { usage_statistics_enabled: false },
-            telemetry: no,
-            tools: Tools { use_ripgrep: false },
-            security: Security {
-                disable_yolo_mode: true,
-                folder_trust: Enabled { enabled: true },
-                // To validate the key it would read all settings a second time, after `--skip-trust` has made the
-                // workspace a trusted one, and with them the variables in .gemini/.env of the workspace: a proxy,
-                // another key, LD_PRELOAD for its commands and servers.
-                auth: Auth { selected_type: "gemini-api-key", use_external: true },
-                // Its commands and servers do not inherit the key.
-                environment_variable_redaction: Redaction {
-                    enabled: true,
-                    blocked: ["GEMINI_API_KEY", "GOOGLE_API_KEY"],
-                },
-            },
-            // .env of the workspace may name a key even where it is not trusted.
-            advanced: Advanced { ignore_local_env: true, auto_configure_memory: false },
-            hooks_config: no,
-            skills: no,
-            mcp_servers: SERVERS,
-        }
-    }
-
-    fn text(&self) -> String {
-        let text = serde_json::to_string_pretty(self).unwrap_or_else(|_| unreachable!("plain strings and booleans"));
-        text.replace(&format!("\"{SERVERS}\""), SERVERS)
-    }
-}
-
 impl Template {
     /// The policy and the settings for a policy of ours with these MCP servers of the caller's, without the rules of
     /// these classes.
@@ -350,7 +247,7 @@ impl Template {
         Rendered {
             files: vec![
                 file(FilePlace::Settings("policy.toml"), rules.0),
-                file(FilePlace::Home(self.settings.clone()), Settings::new().text()),
+                file(FilePlace::Home(self.settings.clone()), settings::text()),
             ],
             ..Rendered::default()
         }
@@ -414,6 +311,7 @@ impl Deny {
 mod tests {
     use super::*;
     use crate::policy::files::Library;
+    use crate::policy::rendered::SERVERS;
 
     #[test]
     fn what_never_matches_is_refused() {
