@@ -80,7 +80,9 @@ fn killed(name: &str, kind: Kind, uid: u32, count: usize) {
     );
     need::tell(&line);
     assert_eq!(launcher + below + both, count, "{line}: {said:?}");
-    assert!(launcher.min(below).min(both) > 0 && said["dead"] != "0\n", "{line}: {said:?}");
+    assert!(launcher.min(below).min(both) > 0, "{line}: {said:?}");
+    // In gVisor a plain user's cells have a keeper and no namespace: what it outlives it wipes, mostly all.
+    assert!(said["dead"] != "0\n" || (kind, uid) == (Kind::Gvisor, PLAIN), "{line}: {said:?}");
     // Of a launcher whose init or keeper was killed: the agent was done, it was not, it had not begun.
     assert!(said["statuses"].lines().all(|status| ["0", "137", "125"].contains(&status)), "{line}: {said:?}");
     assert_eq!(said["sweep"], "status 0\n", "{line}");
