@@ -130,7 +130,11 @@ fn agents_that_look_for_their_credential_in_a_variable_alone() {
     let lab = Lab::new();
     lab.file("token", "sk-1", 0o600);
     let run = |agent: &str| {
-        lab.launch(Who::Plain, ["run", "--agent", agent, "--credential-file", "token", "--", "true"]).run()
+        lab.launch(
+            Who::Plain,
+            ["run", "--network", "host", "--agent", agent, "--credential-file", "token", "--", "true"],
+        )
+        .run()
     };
     refused(&run("kimi"), &["KIMI_MODEL_API_KEY", "every program that it starts", "--network broker"]);
     let kiro = run("kiro");

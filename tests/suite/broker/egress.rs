@@ -29,11 +29,11 @@ def connect():
     return socket.create_connection((PROXY.hostname, PROXY.port), 60)
 
 def head(connection):
-    """The status of an answer, or that there was none."""
+    """The status of an answer, or that there was none. Byte by byte: what follows it is for others to read."""
     got = b""
     while b"\r\n\r\n" not in got:
         try:
-            part = connection.recv(4096)
+            part = connection.recv(1)
         except ConnectionError:
             part = b""
         if not part:
