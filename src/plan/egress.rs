@@ -40,14 +40,14 @@ pub fn of(request: &Request, policy: &Policy) -> Egress {
     let listed = |rule: &HostRule, address, from| Listed { rule: rule.clone(), address, from };
     let mut hosts: Vec<Listed> = network.allow.iter().map(|rule| listed(rule, None, From::Policy)).collect();
     hosts.extend(network.allow_private.iter().map(|(rule, address)| listed(rule, Some(*address), From::Policy)));
-    let injected = request.inject.iter().map(|injection| &injection.rule).filter(|rule| {
-        !hosts.iter().any(|known: &Listed| known.rule.covers(false, &rule.name, rule.port))
-            && addable(policy, rule).is_ok()
-    });
-    let injected: Vec<Listed> = injected.map(|rule| listed(rule, None, From::Flag)).collect();
-    hosts.extend(injected);
     let more = request.allow.iter().filter(|(rule, _)| addable(policy, rule).is_ok());
     hosts.extend(more.map(|(rule, from)| listed(rule, None, *from)));
+    for rule in request.inject.iter().map(|injection| &injection.rule) {
+        let known = hosts.iter().any(|known| known.rule.covers(false, &rule.name, rule.port));
+        if !known && addable(policy, rule).is_ok() {
+            hosts.push(listed(rule, None, From::Flag));
+        }
+    }
     Egress { hosts, bytes: network.bytes, idle_timeout: network.idle_timeout.0 }
 }
 
