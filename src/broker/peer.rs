@@ -105,7 +105,12 @@ mod tests {
             assert!(peers.is_agents(here, there), "{address}");
             assert!(!others.is_agents(here, there));
             drop(client);
-            assert!(!peers.is_agents(here, there), "closed");
+            // A fork of another test's may have it for a moment more.
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            while peers.is_agents(here, there) {
+                assert!(std::time::Instant::now() < until, "closed");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
         }
     }
 }
