@@ -26,6 +26,20 @@ pub fn read(path: &Path) -> Result<RootCertStore> {
     Ok(roots)
 }
 
+/// Whether a file seems to hold a certificate and a key, by its marks alone. To decode the key would leave copies of it in
+/// the launcher's heap, which the cell's init gets by fork.
+///
+/// # Errors
+/// A sentence.
+pub fn has_identity(text: &[u8]) -> std::result::Result<(), String> {
+    let has = |mark: &[u8]| memchr::memmem::find(text, mark).is_some();
+    match (has(b"-----BEGIN CERTIFICATE-----"), has(b"PRIVATE KEY-----")) {
+        (true, true) => Ok(()),
+        (_, false) => Err("there is no private key in PEM in it".into()),
+        (false, _) => Err("there is no certificate in PEM in it".into()),
+    }
+}
+
 /// A client's certificate with those that lead to its authority, and its key, from one file in PEM.
 ///
 /// # Errors

@@ -80,8 +80,7 @@ impl Handed {
         let injected = job.request.inject.iter().map(one).collect::<Result<_>>()?;
         let client_key = job.request.client_cert.as_deref().map(|path| {
             let key = Secret::read_key(path)?;
-            let usable = trust::identity(key.expose());
-            usable.map_err(|why| {
+            trust::has_identity(key.expose()).map_err(|why| {
                 Error::new(format!("use the client certificate of {}", path.display()), why)
                     .hint("name a file with a certificate and its key in PEM")
             })?;

@@ -7,15 +7,11 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{brokered, cases, gemini, path_with, refused, stage};
-use crate::brokered::looked_at;
+use crate::brokered::{looked_at, publish};
 use crate::model::{Call, DONE, Model, Step};
-use crate::need;
 use crate::real_agent::cases::{Case, PROGRAM, judge};
 use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, play};
 use crate::real_agent::table::{CHAT, Neighbour, Table, servers};
-
-const BEGIN: &str = "<!-- gemini:begin -->\n";
-const END: &str = "<!-- gemini:end -->";
 
 /// Plays every call; the credential is looked for while the agent waits for the end.
 fn play_all(stage: &Stage, level: &str, neighbour: &Neighbour, cases: &[Case]) -> Seen {
@@ -91,17 +87,5 @@ fn gemini_table() {
     if launchers == 0 {
         return;
     }
-    let text = table.text();
-    println!("{text}");
-    assert!(table.wrong.is_empty(), "{}", table.wrong);
-    let path = need::root().join("README.md");
-    let readme = fs::read_to_string(&path).expect("README.md");
-    let (before, rest) = readme.split_once(BEGIN).expect("where the table begins");
-    let (_, after) = rest.split_once(END).expect("where the table ends");
-    let expected = format!("{before}{BEGIN}{text}{END}{after}");
-    if std::env::var_os("OUBLIETTE_BLESS").is_some_and(|value| value == "1") {
-        fs::write(&path, expected).expect("README.md");
-    } else {
-        assert!(readme == expected, "README.md has another table; OUBLIETTE_BLESS=1 writes this one:\n{text}");
-    }
+    publish(&table, "gemini");
 }
