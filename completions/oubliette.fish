@@ -37,6 +37,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s u -l user -d
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-file -d 'Read the agent\'s credential from this file (mode 0600 or stricter, not a link)' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-fd -d 'Read the credential from this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-env -d 'Read the credential from this variable, whose memory is then overwritten' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l login-file -d 'Take the token of the moment from the file that the agent\'s own login wrote, such as ~/.claude/.credentials.json; what renews it stays outside' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l policy -d 'Take the policy from this file instead of a named level' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
 none\t'A namespace with nothing but its own loopback'
@@ -93,6 +94,7 @@ complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -s u -l use
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-file -d 'Read the agent\'s credential from this file (mode 0600 or stricter, not a link)' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-fd -d 'Read the credential from this open descriptor' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-env -d 'Read the credential from this variable, whose memory is then overwritten' -r
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l login-file -d 'Take the token of the moment from the file that the agent\'s own login wrote, such as ~/.claude/.credentials.json; what renews it stays outside' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l policy -d 'Take the policy from this file instead of a named level' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l network -d 'The network that the agent sees' -r -f -a "host\t'The host\'s network'
 none\t'A namespace with nothing but its own loopback'

@@ -84,17 +84,21 @@ pub struct RunArgs {
 
     /// Read the agent's credential from this file (mode 0600 or stricter, not a link)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Who")]
-    #[arg(conflicts_with_all = ["credential_fd", "credential_env", "credential_stdin"])]
+    #[arg(conflicts_with_all = ["credential_fd", "credential_env", "credential_stdin", "login_file"])]
     pub credential_file: Option<PathBuf>,
     /// Read the credential from this open descriptor
-    #[arg(long, value_name = "N", help_heading = "Who", conflicts_with_all = ["credential_env", "credential_stdin"])]
+    #[arg(long, value_name = "N", help_heading = "Who", conflicts_with_all = ["credential_env", "credential_stdin", "login_file"])]
     pub credential_fd: Option<RawFd>,
     /// Read the credential from this variable, whose memory is then overwritten
-    #[arg(long, value_name = "NAME", help_heading = "Who", conflicts_with = "credential_stdin")]
+    #[arg(long, value_name = "NAME", help_heading = "Who", conflicts_with_all = ["credential_stdin", "login_file"])]
     pub credential_env: Option<OsString>,
     /// Read the credential from standard input; the agent then gets an empty one
-    #[arg(long, help_heading = "Who")]
+    #[arg(long, help_heading = "Who", conflicts_with = "login_file")]
     pub credential_stdin: bool,
+    /// Take the token of the moment from the file that the agent's own login wrote, such as ~/.claude/.credentials.json; what
+    /// renews it stays outside
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Who")]
+    pub login_file: Option<PathBuf>,
 
     /// How much the agent may do: paranoid, balanced, developer, or a level of your own
     #[arg(long, short, value_name = "LEVEL", help_heading = "What it may do", env = "OUBLIETTE_LEVEL")]

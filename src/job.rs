@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::broker::trust;
@@ -18,6 +18,7 @@ use crate::policy::way::Hand;
 use crate::policy::{NetworkMode, Policy};
 use crate::program::Program;
 use crate::request::{From, Level, Request, Setting};
+use crate::secret::SecretSource;
 
 /// All that a plan is made of.
 #[derive(Debug)]
@@ -47,10 +48,13 @@ impl Job {
             Level::Named(name) => library.level(name)?,
             Level::File(path) => files::load(path)?,
         };
-        let agent = match &request.agent {
+        let mut agent = match &request.agent {
             Some(name) => library.agent(name)?,
             None => library.agent_for(&Program::name(&request.command[0]).to_string_lossy())?,
         };
+        if let Some(SecretSource::Login(path)) = &request.credential {
+            agent.value = log_in(path, agent.value)?;
+        }
         check(&mut request, &agent)?;
         let before = Instant::now();
         let mut host = Host::probe(&request, &level.value);
@@ -80,6 +84,18 @@ impl Job {
     pub fn plan(&self) -> Result<Plan, Box<Refusal>> {
         Plan::new(&self.request, &self.level.value, &self.agent.value, &self.host)
     }
+}
+
+/// The credential will be a token out of the file of the agent's own login.
+fn log_in(path: &Path, agent: AgentSpec) -> Result<AgentSpec> {
+    let title = agent.title.clone();
+    agent.logged_in().ok_or_else(|| {
+        Error::new(
+            format!("use login file {}", path.display()),
+            format!("the file of {title} does not say what one of its own login looks like"),
+        )
+        .hint("name a token with --credential-file, or the agent with --agent")
+    })
 }
 
 /// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
@@ -140,7 +156,9 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
             format!("run {} without a credential", agent.value.title),
             "it can do nothing without one",
         )
-        .hint("name it with --credential-file, --credential-fd, --credential-env or --credential-stdin"));
+        .hint(
+            "name it with --credential-file, --credential-fd, --credential-env, --credential-stdin or --login-file",
+        ));
     }
     if !agent.value.takes_servers() && drop_default(request, "mcp-config") {
         request.mcp_config = None;

@@ -1,6 +1,6 @@
 //! Runs many mutually distrusting users' coding agents on one host and leaves nothing behind.
 //!
-//! The modules in the order of a run: what was asked for ([`cli`], [`request`], [`user`], [`secret`]), what is allowed
+//! The modules in the order of a run: what was asked for ([`cli`], [`request`], [`user`], [`secret`], [`login`]), what is allowed
 //! ([`policy`], [`layer`]), what is there ([`host`], [`ranges`], [`program`], [`mcp`], together
 //! a [`job`]), what will happen
 //! ([`plan`]), where ([`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
@@ -24,6 +24,7 @@ pub mod host;
 pub mod job;
 pub mod keeper;
 pub mod layer;
+pub mod login;
 pub mod mcp;
 pub mod patch;
 pub mod plan;

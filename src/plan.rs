@@ -27,6 +27,7 @@ use crate::policy::rendered::Rendered;
 use crate::policy::way::Hand;
 use crate::policy::{Bytes, NetworkMode, Policy};
 use crate::request::{Request, UidRange, Workspace};
+use crate::secret::SecretSource;
 
 /// What is about to happen. No descriptor, clock, random value or secret in it; paths of the cell are symbolic.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,6 +62,8 @@ pub struct Plan {
     pub broker: Option<broker::Broker>,
     /// How the credential, or with a broker its phantom, is handed over.
     pub credential: Credential,
+    /// The file of the agent's login out of which it comes, where it does.
+    pub login: Option<PathBuf>,
     /// Nobody but root reads environment, memory maps and descriptors of another user's process.
     pub private_descriptors: bool,
     /// The agent's settings.
@@ -304,6 +307,10 @@ impl Plan {
             cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
             network,
             credential: credential(request, agent, host),
+            login: match &request.credential {
+                Some(SecretSource::Login(path)) => Some(path.clone()),
+                _ => None,
+            },
             private_descriptors: host.private_descriptors,
             home: pairs(&agent.home),
             home_terminal: pairs(&agent.home_terminal),

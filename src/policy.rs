@@ -10,6 +10,7 @@ pub mod files;
 pub mod gemini;
 pub mod hosts;
 pub mod listing;
+pub mod login;
 mod names;
 pub mod paths;
 pub mod rendered;

@@ -385,6 +385,7 @@ fn credential(args: &RunArgs) -> Result<Option<SecretSource>> {
         args.credential_fd.map(SecretSource::Fd),
         variable.transpose()?.map(SecretSource::Variable),
         args.credential_stdin.then_some(SecretSource::Stdin),
+        args.login_file.clone().map(SecretSource::Login),
     ];
     Ok(ways.into_iter().flatten().next())
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
 use crate::layer::Layer;
+use crate::login::{self, Told};
 use crate::plan::{Identity, Plan, Refusal};
 use crate::policy::deny::Class;
 use crate::policy::way::{Hand, Way};
@@ -73,9 +74,9 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     let plan = job.plan().map_err(|refusal| refused(known, *refusal))?;
     known.layers.clone_from(&plan.layers);
     known.classes.clone_from(&plan.classes);
-    let secret = job.request.credential.as_ref().map(|source| Secret::read(source, given)).transpose()?.map(Arc::new);
+    let (secret, told_by_login) = credential(&job, given)?;
     check_quotes(&job, secret.as_deref())?;
-    let handed = Handed::read(&job)?;
+    let handed = Handed::read(&job, told_by_login.account)?;
     let terminal = Terminal::open();
     let progress = Progress::new(job.request.quiet, terminal.is_some());
     let state = State::open(job.request.state_dir.as_deref())?;
@@ -94,6 +95,9 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
         format!("{} at level {}, confined by {}", job.agent.value.title, job.level.name, names.join(", "))
     });
 
+    if let Some(end) = told_by_login.expires {
+        tell_end(&progress, end, plan.timeout);
+    }
     let mut told = Vec::new();
     tell_degraded(&progress, &plan, &mut told);
 
@@ -132,6 +136,27 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     };
     job.host = host;
     conclude(&job, &plan, finished, report.take())
+}
+
+/// The credential, and what the file says beside it where it is one of the agent's login.
+fn credential(job: &Job, given: Option<File>) -> Result<(Option<Arc<Secret>>, Told)> {
+    let (secret, told) = match (&job.request.credential, &job.agent.value.login) {
+        (None, _) => return Ok((None, Told::default())),
+        (Some(SecretSource::Login(path)), Some(login)) => login::read(path, login, SystemTime::now())?,
+        (Some(source), _) => (Secret::read(source, given)?, Told::default()),
+    };
+    Ok((Some(Arc::new(secret)), told))
+}
+
+/// A token that ends before the deadline may end the agent's work before that.
+fn tell_end(progress: &Progress, end: SystemTime, deadline: Duration) {
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    if left < deadline {
+        let left = crate::policy::Time(Duration::from_secs(left.as_secs()));
+        progress.note(&format!(
+            "the login's token ends in {left}, before the deadline; start the agent once outside of a cell to renew it"
+        ));
+    }
 }
 
 fn refused(known: &mut Report, refusal: Refusal) -> Error {

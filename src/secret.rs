@@ -38,6 +38,8 @@ pub enum SecretSource {
     Variable(String),
     /// Standard input, whole.
     Stdin,
+    /// A file that the agent's own login wrote, for the token in it.
+    Login(PathBuf),
 }
 
 impl SecretSource {
@@ -56,9 +58,15 @@ impl SecretSource {
             SecretSource::Fd(number) => {
                 sys::fds::take(*number).map(Some).map_err(|_| not_open(*number, "it is not open"))
             }
-            SecretSource::File(_) | SecretSource::Variable(_) | SecretSource::Stdin => Ok(None),
+            SecretSource::File(_) | SecretSource::Variable(_) | SecretSource::Stdin | SecretSource::Login(_) => {
+                Ok(None)
+            }
         }
     }
+}
+
+fn no_memory(errno: Errno) -> Error {
+    Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
 }
 
 fn not_open(number: i32, cause: impl Into<crate::error::Cause>) -> Error {
@@ -75,7 +83,8 @@ impl Secret {
     pub fn read(source: &SecretSource, descriptor: Option<File>) -> Result<Secret> {
         match source {
             SecretSource::File(path) => {
-                Secret::from_reader(open_private(path)?, &format!("credential file {}", path.display()))
+                let object = format!("credential file {}", path.display());
+                Secret::from_reader(open_private(path, &object)?, &object)
             }
             SecretSource::Fd(number) => {
                 let file = descriptor.ok_or_else(|| not_open(*number, "it is not open"))?;
@@ -89,30 +98,43 @@ impl Secret {
                 Secret::from_reader(File::from(file), "credential on standard input")
             }
             SecretSource::Variable(name) => Secret::from_variable(name),
+            // Only who knows the agent can read one: crate::login.
+            SecretSource::Login(path) => Err(Error::new(
+                format!("use login file {}", path.display()),
+                "this agent's file does not say what one looks like",
+            )
+            .hint("name a token with --credential-file")),
         }
     }
 
-    /// Reads a private key and its certificates in PEM, under the same rules as a credential file but for its lines.
+    /// Reads a file of several lines, `what` it is: a private key with its certificates, or what an agent's login wrote. The
+    /// rules are those of a credential file but for the lines.
     ///
     /// # Errors
     /// Missing, unreadable, empty, larger than [`MAX`], readable by others, a link, or not a file.
-    pub fn read_key(path: &Path) -> Result<Secret> {
-        let object = format!("client certificate {}", path.display());
-        let (mut vault, length) = Secret::fill(open_private(path)?, &object)?;
+    pub fn read_lines(path: &Path, what: &str) -> Result<Secret> {
+        let object = format!("{what} file {}", path.display());
+        let (mut vault, length) = Secret::fill(open_private(path, &object)?, &object)?;
         if length == 0 {
-            return Err(
-                Error::new(format!("use {object}"), "it is empty").hint("put a certificate and its key into it")
-            );
+            return Err(Error::new(format!("use {object}"), "it is empty").hint("name the file that holds it"));
         }
         vault.set_len(length);
         Ok(Secret { vault, touched: length })
     }
 
+    /// A copy of a part of another secret.
+    ///
+    /// # Errors
+    /// It is no credential, or there is no memory for it.
+    pub fn copy(bytes: &[u8], object: &str) -> Result<Secret> {
+        let mut vault = Vault::new().map_err(no_memory)?;
+        vault.space()[..bytes.len()].copy_from_slice(bytes);
+        Secret::checked(vault, bytes.len(), object)
+    }
+
     fn from_variable(name: &str) -> Result<Secret> {
         let object = format!("credential variable {name}");
-        let mut vault = Vault::new().map_err(|errno| {
-            Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
-        })?;
+        let mut vault = Vault::new().map_err(no_memory)?;
         let length = sys::environ::take(name, vault.space()).ok_or_else(|| {
             Error::new(format!("read {object}"), "it is not set, or longer than any credential")
                 .hint(format!("export {name} in the caller, or use --credential-file"))
@@ -126,9 +148,7 @@ impl Secret {
     }
 
     fn fill(mut file: File, object: &str) -> Result<(Vault, usize)> {
-        let mut vault = Vault::new().map_err(|errno| {
-            Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
-        })?;
+        let mut vault = Vault::new().map_err(no_memory)?;
         let mut length = 0;
         loop {
             let space = &mut vault.space()[length..];
@@ -222,8 +242,7 @@ impl Drop for Secret {
 }
 
 /// Opens a credential file that only its owner can read.
-fn open_private(path: &Path) -> Result<File> {
-    let object = format!("credential file {}", path.display());
+fn open_private(path: &Path, object: &str) -> Result<File> {
     let refuse = |cause: &str, hint: String| Err(Error::new(format!("use {object}"), cause).hint(hint));
     let file = std::fs::OpenOptions::new()
         .read(true)

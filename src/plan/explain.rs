@@ -224,6 +224,11 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
     ];
+    if let Some(file) = &plan.login {
+        let line =
+            format!("login       of {} the token for requests alone; what renews it goes nowhere", file.display());
+        lines.insert(4, line);
+    }
     let own_proc = plan.namespaces.pid && plan.root.is_some();
     if !(plan.private_descriptors || own_proc) {
         lines.push(OPEN.into());

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::deny::Class;
+use super::login::Login;
 use super::paths::HomePath;
 use super::rendered::Rendered;
 use super::way::{Credential, Way};
@@ -27,6 +28,8 @@ pub struct AgentSpec {
     /// Where it wants its credential.
     #[serde(default)]
     pub credential: Credential,
+    /// Its own login, where a token out of that is a credential, too.
+    pub login: Option<Login>,
     /// Variables.
     #[serde(default)]
     pub environment: Environment,

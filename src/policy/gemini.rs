@@ -29,6 +29,9 @@ pub struct Template {
     pub commands: Vec<Line>,
     /// What is denied by class, whatever else allows it.
     pub deny: BTreeMap<Class, Vec<Deny>>,
+    /// The credential is a token of its login, and no key.
+    #[serde(skip)]
+    pub login: bool,
 }
 
 /// One thing that is denied.
@@ -247,7 +250,7 @@ impl Template {
         Rendered {
             files: vec![
                 file(FilePlace::Settings("policy.toml"), rules.0),
-                file(FilePlace::Home(self.settings.clone()), settings::text()),
+                file(FilePlace::Home(self.settings.clone()), settings::text(self.login)),
             ],
             ..Rendered::default()
         }

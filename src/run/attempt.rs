@@ -65,28 +65,30 @@ pub(super) struct Run<'a> {
 pub(super) struct Handed {
     injected: Vec<Injected>,
     client_key: Option<Arc<Secret>>,
+    /// The account's name, for the agent.
+    pub(super) account: Option<String>,
 }
 
 impl Handed {
-    /// Reads it.
+    /// Reads it, but for the account's name.
     ///
     /// # Errors
     /// A file that cannot be read, or holds something else.
-    pub fn read(job: &Job) -> Result<Handed> {
+    pub fn read(job: &Job, account: Option<String>) -> Result<Handed> {
         let one = |injection: &Injection| {
             let secret = Arc::new(Secret::read(&SecretSource::File(injection.file.clone()), None)?);
             Ok(Injected { rule: injection.rule.clone(), header: injection.header.clone(), secret })
         };
         let injected = job.request.inject.iter().map(one).collect::<Result<_>>()?;
         let client_key = job.request.client_cert.as_deref().map(|path| {
-            let key = Secret::read_key(path)?;
+            let key = Secret::read_lines(path, "client certificate")?;
             trust::has_identity(key.expose()).map_err(|why| {
                 Error::new(format!("use the client certificate of {}", path.display()), why)
                     .hint("name a file with a certificate and its key in PEM")
             })?;
             Ok(Arc::new(key))
         });
-        Ok(Handed { injected, client_key: client_key.transpose()? })
+        Ok(Handed { injected, client_key: client_key.transpose()?, account })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::confine::session::{Stdio, Stream};
 use crate::confine::{CREDENTIAL_FD, Places, expand};
 use crate::error::{Error, Result};
 use crate::plan::{Credential, Plan, Text};
+use crate::policy::login::ACCOUNT;
 use crate::policy::way::{Hand, Way};
 use crate::request::Export;
 use crate::secret::{Secret, SecretSource};
@@ -78,7 +79,10 @@ impl Run<'_> {
     /// What stands before and after the credential in the file where the agent looks for it.
     pub(super) fn around_credential(&self) -> [String; 2] {
         match self.way().map(|way| &way.hand) {
-            Some(Hand::File(file)) => file.text.clone(),
+            Some(Hand::File(file)) => {
+                let account = self.handed.account.as_deref().unwrap_or_default();
+                file.text.clone().map(|text| text.replace(ACCOUNT, account))
+            }
             _ => [String::new(), String::new()],
         }
     }

@@ -38,6 +38,7 @@ mod environments; // the same in containers and under gVisor: what each must enf
 mod gemini; // the real Gemini CLI at every level, through a broker
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library
+mod login; // the file of an agent's own login: its token is brokered, and what renews that is nowhere
 mod many; // 32 cells at once for a minute
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped

@@ -97,6 +97,8 @@ pub struct Request {
     pub authorization: Option<String>,
     /// The header `x-api-key`.
     pub x_api_key: Option<String>,
+    /// The header `chatgpt-account-id`.
+    pub account: Option<String>,
     /// The header `x-goog-api-key`.
     pub x_goog_api_key: Option<String>,
     /// The names of the tools offered, sorted. Empty in a side request.
@@ -116,7 +118,10 @@ enum Said {
 enum Speaks {
     Messages,
     Responses,
-    Generate,
+    /// In an envelope where it is the API for those who have logged in.
+    Generate {
+        envelope: bool,
+    },
 }
 
 impl Speaks {
@@ -124,7 +129,7 @@ impl Speaks {
         match self {
             Speaks::Messages => messages::offered(body),
             Speaks::Responses => responses::offered(body),
-            Speaks::Generate => generate::offered(body),
+            Speaks::Generate { .. } => generate::offered(body),
         }
     }
 
@@ -132,7 +137,7 @@ impl Speaks {
         match self {
             Speaks::Messages => messages::played(body),
             Speaks::Responses => responses::played(body),
-            Speaks::Generate => generate::played(body),
+            Speaks::Generate { .. } => generate::played(body),
         }
     }
 
@@ -140,14 +145,14 @@ impl Speaks {
         match self {
             Speaks::Messages => messages::results(body).collect(),
             Speaks::Responses => responses::results(body).collect(),
-            Speaks::Generate => generate::results(body).collect(),
+            Speaks::Generate { .. } => generate::results(body).collect(),
         }
     }
 
     /// What satisfies a request on the side.
     fn side_answer(self, body: &Value) -> String {
         match self {
-            Speaks::Generate => generate::side_answer(body),
+            Speaks::Generate { .. } => generate::side_answer(body),
             Speaks::Messages | Speaks::Responses => messages::side_answer(body),
         }
     }
@@ -171,12 +176,13 @@ impl Speaks {
             (Speaks::Responses, Said::Call { id, name, input }) => {
                 http::Response::events(responses::events(body, responses::tool_use(id, name, input)))
             }
-            (Speaks::Generate, said) => {
+            (Speaks::Generate { envelope }, said) => {
                 let part = match said {
                     Said::Text(text) => generate::text(text),
                     Said::Call { id, name, input } => generate::tool_use(id, name, input),
                 };
                 let answer = generate::answer(&part);
+                let answer = if envelope { json!({ "response": answer }) } else { answer };
                 // What asks for no stream offers no tools.
                 match generate::offered(body).is_empty() {
                     true => http::Response::json(200, &answer),
@@ -341,19 +347,23 @@ impl Shared {
     }
 
     fn respond(&self, request: &http::Request) -> http::Response {
-        let body = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+        let mut body = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
         let path = request.path.split('?').next().unwrap_or_default();
         let speaks = match path {
             path if path.ends_with("/responses") => Speaks::Responses,
-            path if path.ends_with("enerateContent") => Speaks::Generate,
+            path if path.ends_with("enerateContent") => Speaks::Generate { envelope: path.contains("/v1internal:") },
             _ => Speaks::Messages,
         };
+        if let Speaks::Generate { envelope: true } = speaks {
+            body = body["request"].take();
+        }
         let tools = speaks.offered(&body);
         self.lock().requests.push(Request {
             method: request.method.clone(),
             path: request.path.clone(),
             authorization: request.header("authorization"),
             x_api_key: request.header("x-api-key"),
+            account: request.header("chatgpt-account-id"),
             x_goog_api_key: request.header("x-goog-api-key"),
             tools: tools.clone(),
             body: body.clone(),
@@ -364,6 +374,7 @@ impl Shared {
             "POST" if ["/v1/messages", "/responses", "enerateContent"].iter().any(|end| path.ends_with(end)) => {
                 self.message(speaks, &body, &tools)
             }
+            "POST" if path.ends_with(":loadCodeAssist") => http::Response::json(200, &generate::tier()),
             "POST" if path.ends_with(":countTokens") => http::Response::json(200, &json!({"totalTokens": 10})),
             "POST" if path.ends_with("/count_tokens") => http::Response::json(200, &json!({"input_tokens": 10})),
             _ => http::Response::json(404, &messages::error("not_found_error", "not scripted")),

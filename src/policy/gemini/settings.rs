@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use crate::policy::rendered::SERVERS;
 
-/// The file, with a place for the caller's servers.
-pub fn text() -> String {
-    let text = serde_json::to_string_pretty(&Settings::new());
+/// The file for an agent with a token of its login or with a key, and with a place for the caller's servers.
+pub fn text(login: bool) -> String {
+    let text = serde_json::to_string_pretty(&Settings::new(if login { "oauth-personal" } else { "gemini-api-key" }));
     let text = text.unwrap_or_else(|_| unreachable!("plain strings and booleans"));
     text.replace(&format!("\"{SERVERS}\""), SERVERS)
 }
@@ -76,7 +76,7 @@ struct Auth {
 #[derive(Debug, Clone, Serialize)]
 struct Redaction {
     enabled: bool,
-    blocked: [&'static str; 2],
+    blocked: [&'static str; 3],
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -87,7 +87,7 @@ struct Advanced {
 }
 
 impl Settings {
-    fn new() -> Settings {
+    fn new(selected_type: &'static str) -> Settings {
         let no = Enabled { enabled: false };
         Settings {
             general: General { enable_auto_update: false, enable_auto_update_notification: false },
@@ -101,11 +101,11 @@ impl Settings {
                 // To validate the key it would read all settings a second time, after `--skip-trust` has made the
                 // workspace a trusted one, and with them the variables in .gemini/.env of the workspace: a proxy,
                 // another key, LD_PRELOAD for its commands and servers.
-                auth: Auth { selected_type: "gemini-api-key", use_external: true },
+                auth: Auth { selected_type, use_external: true },
                 // Its commands and servers do not inherit the key.
                 environment_variable_redaction: Redaction {
                     enabled: true,
-                    blocked: ["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+                    blocked: ["GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_CLOUD_ACCESS_TOKEN"],
                 },
             },
             // .env of the workspace may name a key even where it is not trusted.

@@ -56,6 +56,11 @@ pub fn answer(part: &Value) -> Value {
     })
 }
 
+/// What those who have logged in may use.
+pub fn tier() -> Value {
+    json!({"currentTier": {"id": "standard-tier"}, "cloudaicompanionProject": "scripted"})
+}
+
 /// The smallest value that fits a schema, with every property: the names of its types are in capital letters.
 fn fitting(schema: &Value) -> Value {
     if let Some(first) = list(&schema["enum"]).first() {
