@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod broker;
+mod egress;
 pub mod expect;
 mod files;
 mod ipc;
@@ -29,6 +30,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use serde::{Deserialize, Serialize};
 
 pub use broker::{HEADER, VICTIMS};
+pub use egress::LISTED;
 pub use table::{ATTACKS, Attack, Class};
 pub use target::Target;
 pub use victim::{Damage, victim};
@@ -118,6 +120,7 @@ pub fn attack(args: &[OsString]) -> ExitCode {
         let mut target: Target =
             serde_json::from_str(&text).map_err(|error| Error::new("read the coordinates", error.to_string()))?;
         target.leaked = leaked;
+        target.settings = target.settings.or_else(|| std::env::var_os(files::SETTINGS).map(Into::into));
         target.phantom = phantom;
         report(&target)
     });

@@ -209,9 +209,9 @@ fn options(
 ) -> Vec<OsString> {
     let mut words: Vec<OsString> = ["--workspace", "fresh", "--network", network.name()].map(Into::into).into();
     words.extend([name.into(), value.into()]);
-    match network {
-        NetworkMode::Broker => words.extend(["--agent", "doctor", "--upstream", upstream].map(Into::into)),
-        NetworkMode::Host | NetworkMode::None => words.extend(["--agent", "none"].map(Into::into)),
+    words.extend(["--agent", "doctor"].map(Into::into));
+    if network == NetworkMode::Broker {
+        words.extend(["--upstream", upstream].map(Into::into));
     }
     if let Some(path) = state_dir {
         words.extend(["--state-dir".into(), path.into()]);

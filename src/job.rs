@@ -100,11 +100,8 @@ fn log_in(path: &Path, agent: AgentSpec) -> Result<AgentSpec> {
 
 /// The command is not the agent but starts it, perhaps several times: it finds a shim under the agent's name.
 fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &OsStr) -> Result<()> {
-    let Some(name) = agent.value.commands.first() else {
-        return Err(
-            Error::new(format!("use agent {}", agent.name), "its file names no program").hint("add `commands` to it")
-        );
-    };
+    // Without a name every command is the agent.
+    let Some(name) = agent.value.commands.first() else { return Ok(()) };
     host.programs.wrapped = Some(find_agent(name.as_ref(), search_path, &agent.value)?);
     host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
     Ok(())

@@ -19,7 +19,7 @@ pub const HEADER: &str = "x-api-key";
 pub const URL: &str = "OUBLIETTE_BROKER_URL";
 
 /// Longer than the upstream takes on a busy host, and shorter than the patience with one attack.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// The port of the broker of this process's cell.
 pub(crate) fn own_port() -> Option<u16> {

@@ -140,6 +140,8 @@ impl Scene<'_> {
             }
             "set-uid-victim" if self.holds(Stop::Uid).is_none() => Some("both have the same UID"),
             name if name.starts_with("broker-") && self.victim.broker.is_none() => Some("the victim has no broker"),
+            "egress-victims-list" if self.victim.broker.is_none() => Some("the victim has no broker"),
+            name if name.starts_with("egress-") && self.attacker.broker.is_none() => Some("the attacker has no broker"),
             name if name.starts_with("settings-") && self.attacker.settings.is_none() => {
                 Some("the agent that attacks has no settings")
             }
@@ -192,7 +194,7 @@ impl Scene<'_> {
             Stop::ForeignInit => when(!self.around.init_is_ours && !self.around.lenient, "uid of process 1"),
             Stop::ForeignProgram => when(!self.around.program_is_ours, "mode of the program"),
             Stop::Hidden => when(!self.around.lenient, "launcher (not dumpable)"),
-            Stop::Phantom => plan.broker.as_ref().map(|_| "broker"),
+            Stop::Phantom | Stop::List => plan.broker.as_ref().map(|_| "broker"),
             Stop::Launcher => Some("launcher"),
         }
     }

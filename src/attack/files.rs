@@ -307,6 +307,9 @@ pub(super) fn write_outside(_: &Target) -> Tried {
     }
 }
 
+/// Where the attacker's agent file says that its settings are.
+pub(super) const SETTINGS: &str = "OUBLIETTE_SETTINGS";
+
 fn settings(t: &Target) -> Result<&Path, Miss> {
     t.settings.as_deref().ok_or_else(|| absent("no settings given"))
 }

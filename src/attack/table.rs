@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::target::Target;
-use super::{Tried, broker, files, ipc, kernel, proc, reach, signals, sockets};
+use super::{Tried, broker, egress, files, ipc, kernel, proc, reach, signals, sockets};
 
 /// What an attack is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -127,6 +127,11 @@ pub const ATTACKS: &[Attack] = &[
     row("broker-own-phantom", Class::Network, broker::own_phantom, "use the victim's broker with one's own phantom", ""),
     row("broker-no-phantom", Class::Network, broker::no_phantom, "use it with none", ""),
     row("broker-guess", Class::Network, broker::guessed, "use it with guessed ones", ""),
+    row("egress-address", Class::Network, egress::address, "be led to the host's loopback by the own broker, by its address", "CWE-918"),
+    row("egress-name", Class::Network, egress::name, "the same by a name of it, be it on the list", "CWE-918"),
+    row("egress-plain", Class::Network, egress::plain, "the same in plain HTTP", "CWE-441"),
+    row("egress-victim", Class::Network, egress::victim, "be led to the victim by the own broker", "CWE-918"),
+    row("egress-victims-list", Class::Network, egress::victims_list, "use the list of the victim's broker", ""),
     row("broker-known", Class::Network, broker::known, "use it with the victim's own, were that known", ""),
     row("socket-vsock", Class::Sockets, sockets::vsock, "talk to the hypervisor", "CVE-2021-26708"),
     row("socket-packet", Class::Sockets, sockets::packet, "see and forge frames", "CVE-2017-7308"),

@@ -8,14 +8,15 @@ use serde::Serialize;
 use super::encounter::{Stage, Stopped};
 use super::judge::{Harm, Judged, Row, judge};
 use super::{Diagnosis, LevelReport};
-use crate::attack::Verdict;
 use crate::attack::expect::{Around, Expected, Scene};
+use crate::attack::{LISTED, Verdict};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::job::Job;
-use crate::plan::{Apart, Plan, Refusal};
+use crate::plan::{self, Apart, Plan, Refusal, egress};
 use crate::policy::NetworkMode;
-use crate::request::Request;
+use crate::policy::hosts::HostRule;
+use crate::request::{From, Request};
 use crate::state::State;
 use crate::supervise::Signals;
 
@@ -66,6 +67,7 @@ pub fn siege(upstream: &Upstream, cases: Vec<Case>) -> Result<std::result::Resul
     let (mut levels, mut encounters, mut host) = (Vec::new(), Vec::new(), None);
     for Case { request, mut options } in cases {
         let mut job = Job::new(request)?;
+        list(&mut job, upstream, &mut options);
         crate::run::rehearse(&mut job)?;
         let level = job.level.name.clone();
         let refused = |refusal: Box<Refusal>| LevelReport { level: level.clone(), layers: refusal.layers };
@@ -100,6 +102,17 @@ pub fn siege(upstream: &Upstream, cases: Vec<Case>) -> Result<std::result::Resul
     }
     let host = host.ok_or_else(|| Error::new("attack", "there is no level"))?;
     Ok(Ok(Siege { diagnosis: Diagnosis { host, levels }, encounters }))
+}
+
+/// Where the level lets a caller add hosts, the list has a name of this host: what a broker makes of that is attacked, too.
+fn list(job: &mut Job, upstream: &Upstream, options: &mut Vec<OsString>) {
+    let rule = format!("{LISTED}:{}", upstream.tcp_port());
+    let Ok(parsed) = rule.parse::<HostRule>() else { return };
+    let brokered = plan::broker::asked(&job.request, &job.level.value) == NetworkMode::Broker;
+    if brokered && egress::addable(&job.level.value, &parsed).is_ok() {
+        job.request.allow.push((parsed, From::Flag));
+        options.extend(["--allow".into(), rule.into()]);
+    }
 }
 
 /// A cell with less than the plan says is refused: expectations would be those of another one.

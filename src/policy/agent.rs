@@ -201,9 +201,10 @@ impl AgentSpec {
         self.execute.iter().any(|name| matches!(name.rsplit('/').next(), Some("sh" | "bash")))
     }
 
-    /// Whether a program of this name is the agent itself, and not something that starts it.
+    /// Whether a program of this name is the agent itself, and not something that starts it. Every program is, where the
+    /// file names none.
     pub fn is(&self, program: &str) -> bool {
-        self.commands.iter().any(|known| known == program)
+        self.commands.is_empty() || self.commands.iter().any(|known| known == program)
     }
 
     /// How a credential is handed over.

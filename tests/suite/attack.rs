@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -45,6 +46,10 @@ const MATRIX: &[(&str, char, char)] = &[
     ("prlimit", 'X', '.'), ("setpriority", 'X', '.'), ("sched-setaffinity", 'X', '.'),
     ("sched-setscheduler", 'X', '.'), ("ioprio-set", 'X', '.'),
     ("kill-usr1", 'X', '.'), ("pidfd-signal", 'X', '.'), ("kill-all", 'X', '.'),
+    ("settings-write", 'X', '.'), ("settings-chmod", 'X', '.'), ("settings-replace", 'X', '.'),
+    ("settings-plant", 'X', '.'), ("settings-unlink", 'X', '.'),
+    ("egress-address", 'X', 'X'), ("egress-name", 'X', 'X'), ("egress-plain", 'X', 'X'), ("egress-victim", 'X', 'X'),
+    ("egress-victims-list", 'X', 'X'),
 ];
 
 /// What a launcher that has made itself non-dumpable keeps even from its own user.
@@ -110,6 +115,29 @@ impl Stage {
     }
 }
 
+/// Leads everybody everywhere, or says so: the port of a broker without a list.
+fn leads_anywhere() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).and_then(|_| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+        }
+    });
+    port
+}
+
+/// An agent's settings that belong to this user.
+fn settings_of(stage: &Stage, uid: u32) -> PathBuf {
+    let dir = stage.dir.path().join("settings");
+    fs::create_dir(&dir).unwrap();
+    let file = dir.join("settings.json");
+    fs::write(&file, "{}").unwrap();
+    [&dir, &file].into_iter().for_each(|path| chown(path, Some(uid), Some(uid)).unwrap());
+    file
+}
+
 struct Victim {
     child: Child,
     out: BufReader<ChildStdout>,
@@ -144,6 +172,8 @@ fn encounter(same: bool, hidden: bool, spare: bool) -> Outcome {
     target.host_pid = Some(victim.child.id() as i32);
     target.launcher_pid = Some(launcher.child.id() as i32);
     (target.allow_kill_all, target.spare_victim) = (true, spare);
+    target.settings = Some(settings_of(&stage, uid));
+    (target.broker, target.host_tcp) = (Some(leads_anywhere()), Some(leads_anywhere()));
 
     let leak = |path: PathBuf| -> OwnedFd { open(&path, OFlag::O_RDONLY, Mode::empty()).unwrap() };
     let leaked = target.dirs.first().map(|place| (leak(place.path.clone()), leak(place.path.join("secret.txt"))));
@@ -156,6 +186,9 @@ fn encounter(same: bool, hidden: bool, spare: bool) -> Outcome {
 
     let mut command = stage.command("attacker", attacker, &["setsid", "--ctty"]);
     command.arg("__attack").arg(serde_json::to_string(&target).unwrap());
+    let own = leads_anywhere();
+    command.env("OUBLIETTE_BROKER_URL", format!("http://127.0.0.1:{own}"));
+    command.env("HTTPS_PROXY", format!("http://cell:pass@127.0.0.1:{own}"));
     let mut child = command.stdin(Stdio::from(terminal)).stdout(Stdio::piped()).spawn().unwrap();
     drop(leaked);
     let mut text = String::new();

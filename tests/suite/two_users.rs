@@ -87,7 +87,8 @@ pub const MATRIX: &[(&str, &str, &str)] = &[
     ("host-tcp", "XXXX", HOST_NET), ("host-mptcp", "?...", ""), ("host-fastopen", "?...", ""), ("host-udp", "XXXX", HOST_NET),
     // There is none; `doctor --attack --network broker` has its own.
     ("broker-own-phantom", "....", ""), ("broker-no-phantom", "....", ""), ("broker-guess", "....", ""),
-    ("broker-known", "....", ""),
+    ("broker-known", "....", ""), ("egress-address", "....", ""), ("egress-name", "....", ""), ("egress-plain", "....", ""),
+    ("egress-victim", "....", ""), ("egress-victims-list", "....", ""),
     // Kernel objects.
     ("sysv-shm", "X...", ""), ("sysv-sem", "X...", ""), ("sysv-msg", "X...", ""), ("posix-mq", "X...", ""),
     ("key-by-serial", "X...", ""), ("key-by-name", "X...", ""), ("add-key", "X...", ""),

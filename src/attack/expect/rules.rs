@@ -68,6 +68,8 @@ pub enum Stop {
     Hidden,
     /// The broker wants a word that nobody guesses.
     Phantom,
+    /// The broker leads to listed names and to no private address.
+    List,
     /// The launcher closes or replaces it in every cell.
     Launcher,
 }
@@ -116,8 +118,8 @@ const POWER: &str = "the agent keeps the capabilities of root";
 const KILL: &str = "both agents have one UID, and nothing keeps signals in the cell";
 
 use Stop::{
-    Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, MaskedProc, Net,
-    NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Phantom, Pid, Plain, Ports, Powerless,
+    Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, List, MaskedProc,
+    Net, NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Phantom, Pid, Plain, Ports, Powerless,
     PowerlessOnLinux, ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid, UidInProc,
 };
 
@@ -166,7 +168,8 @@ const RULES: &[Rule] = &[
     rule(&["tcp-connect", "tcp-mapped", "host-tcp"], &[Net, Internet, Ports], HOST_NET),
     rule(&["mptcp-connect", "fastopen-connect", "host-mptcp", "host-fastopen"], &[Net, Filter], HOST_NET),
     rule(&["udp-send", "host-udp"], &[Net, Udp], HOST_NET),
-    rule(&["broker-own-phantom", "broker-no-phantom", "broker-guess"], &[Net, Ports, Uid, Phantom], ""),
+    rule(&["egress-address", "egress-name", "egress-plain", "egress-victim"], &[List], ""),
+    rule(&["broker-own-phantom", "broker-no-phantom", "broker-guess", "egress-victims-list"], &[Net, Ports, Uid, Phantom], ""),
     rule(&["broker-known"], &[Net, Ports, Uid],
         "the broker knows agents by their UID and their phantom, and both agents have one UID"),
     // gVisor lists the sockets of every network namespace in each.
