@@ -7,6 +7,21 @@
 //! ends ([`supervise`], [`broker`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
 //! left.
 
+//! # Reading it
+//!
+//! From the question to the proof, each part in the order in which it is worth reading. The first three are a run: what
+//! decides and what confines is an afternoon of that, and the third ends it and hands out what came of it. The lines are
+//! those of code, without tests, comments and blank ones; a test compares them, within a tenth.
+//!
+//! | part | modules | lines |
+//! |---|---|---:|
+//! | what is asked for, what is there, what will happen | [`cli`], [`request`], [`user`], [`secret`], [`login`], [`policy`], [`layer`], [`host`], [`ranges`], [`program`], [`mcp`], [`job`], [`plan`] | 4,400 |
+//! | how it is put into force | [`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`], [`confine`], [`sys`] | 3,300 |
+//! | how a run goes and what is left of it: nothing | [`run`], [`supervise`], [`keeper`], [`wipe`], [`tree`], [`sweep`], [`proc`], [`copy`], [`export`], [`patch`], [`report`], [`progress`], [`error`], [`exit`], [`commands`] | 4,000 |
+//! | the credential outside of the cell, and the hosts inside of the list | [`broker`], [`plan::broker`], [`plan::egress`], [`plan::hold`], [`policy::hosts`] | 2,400 |
+//! | what each agent is told | [`policy::agent`], [`policy::way`], [`policy::login`], [`policy::rendered`], [`policy::claude`], [`policy::codex`], [`policy::gemini`], [`policy::listing`] | 1,300 |
+//! | the proof on a host | [`posture`], [`doctor`], [`attack`], [`sys::attack`] | 3,700 |
+
 pub mod alone;
 pub mod attack;
 pub mod broker;
