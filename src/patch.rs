@@ -4,11 +4,12 @@
 //! execute something.
 #![forbid(unsafe_code)]
 
+mod blob;
+mod text;
+
 use std::cmp::Ordering;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
@@ -17,10 +18,12 @@ use flate2::Compression;
 use flate2::read::ZlibEncoder;
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
-use sha1::{Digest, Sha1};
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 
 use crate::tree::{Bounds, Entry, Kind, Step, TreeError, Walk, errno, open_file, printable};
+use blob::{Blob, Body, fill};
+use text::{LINE, range};
+pub use text::{base85, quoted};
 
 /// Files up to this size are compared line by line in memory; a larger one is streamed as a binary literal.
 const TEXT_BYTES: u64 = 4 << 20;
@@ -165,102 +168,6 @@ impl Side {
         }
         Ok(Blob { mode, size: status.size, body: Body::Whole(content) })
     }
-}
-
-/// The content of a file, or the text of a link.
-struct Blob {
-    mode: &'static str,
-    size: u64,
-    body: Body,
-}
-
-enum Body {
-    Whole(Vec<u8>),
-    Large(File),
-}
-
-impl Blob {
-    /// The content from its start; a file that has shrunk since ends early.
-    fn read(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        Ok(match &mut self.body {
-            Body::Whole(content) => Box::new(&content[..]),
-            Body::Large(file) => {
-                file.rewind()?;
-                Box::new(file.take(self.size))
-            }
-        })
-    }
-
-    /// The name that git gives to this content.
-    fn name(&mut self) -> io::Result<String> {
-        let mut hash = Sha1::new();
-        hash.update(format!("blob {}\0", self.size));
-        let size = self.size;
-        let mut content = self.read()?;
-        let mut buffer = vec![0; 64 << 10];
-        let mut seen = 0;
-        loop {
-            match content.read(&mut buffer)? {
-                0 => break,
-                n => {
-                    hash.update(&buffer[..n]);
-                    seen += n as u64;
-                }
-            }
-        }
-        if seen != size {
-            return Err(io::Error::from_raw_os_error(Errno::EBUSY as i32));
-        }
-        let mut name = String::with_capacity(40);
-        for byte in hash.finalize() {
-            let _ = write!(name, "{byte:02x}");
-        }
-        Ok(name)
-    }
-
-    fn same(&mut self, other: &mut Blob) -> io::Result<bool> {
-        if self.size != other.size {
-            return Ok(false);
-        }
-        if let (Body::Whole(a), Body::Whole(b)) = (&self.body, &other.body) {
-            return Ok(a == b);
-        }
-        let (mut a, mut b) = (self.read()?, other.read()?);
-        let mut buffers = (vec![0; 64 << 10], vec![0; 64 << 10]);
-        loop {
-            let n = fill(&mut a, &mut buffers.0)?;
-            if n != fill(&mut b, &mut buffers.1)? || buffers.0[..n] != buffers.1[..n] {
-                return Ok(false);
-            }
-            if n == 0 {
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Its lines, when it is text that is worth comparing by lines. Git asks the first 8000 bytes for a NUL; asking all
-    /// of them costs little and never writes a NUL into a patch.
-    fn lines(&self) -> Option<Vec<&[u8]>> {
-        match &self.body {
-            Body::Whole(content) if !content.contains(&0) => {
-                let lines: Vec<&[u8]> = content.split_inclusive(|byte| *byte == b'\n').take(TEXT_LINES + 1).collect();
-                (lines.len() <= TEXT_LINES).then_some(lines)
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Reads until the buffer is full or the content ends.
-fn fill(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match content.read(&mut buffer[filled..])? {
-            0 => break,
-            n => filled += n,
-        }
-    }
-    Ok(filled)
 }
 
 struct Patch<'a> {
@@ -422,66 +329,6 @@ impl Patch<'_> {
             }
         }
     }
-}
-
-/// `start,count` of a hunk, as diff(1) writes it: an empty range is named by the line before it.
-fn range(start: usize, end: usize) -> String {
-    match end - start {
-        0 => format!("{start},0"),
-        1 => format!("{}", start + 1),
-        count => format!("{},{count}", start + 1),
-    }
-}
-
-/// Bytes in one line of a binary patch.
-const LINE: usize = 52;
-
-const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
-
-/// One line of git's base 85: a letter for the number of bytes, then five digits for each four bytes.
-pub fn base85(chunk: &[u8]) -> Vec<u8> {
-    debug_assert!((1..=LINE).contains(&chunk.len()));
-    let count = chunk.len() as u8;
-    let mut line = vec![if count <= 26 { b'A' + count - 1 } else { b'a' + count - 27 }];
-    for group in chunk.chunks(4) {
-        let mut bytes = [0; 4];
-        bytes[..group.len()].copy_from_slice(group);
-        let mut value = u32::from_be_bytes(bytes);
-        let mut digits = [0; 5];
-        for digit in digits.iter_mut().rev() {
-            *digit = DIGITS[(value % 85) as usize];
-            value /= 85;
-        }
-        line.extend_from_slice(&digits);
-    }
-    line.push(b'\n');
-    line
-}
-
-/// A path as git writes it (quote_c_style in its quote.c, with core.quotePath as it is by default).
-pub fn quoted(prefix: &[u8], path: &[u8]) -> Vec<u8> {
-    let plain = |byte: &u8| (0x20..0x7f).contains(byte) && !matches!(byte, b'"' | b'\\');
-    if path.iter().all(plain) {
-        return [prefix, path].concat();
-    }
-    let mut text = vec![b'"'];
-    text.extend_from_slice(prefix);
-    for byte in path {
-        match byte {
-            0x07 => text.extend_from_slice(b"\\a"),
-            0x08 => text.extend_from_slice(b"\\b"),
-            b'\t' => text.extend_from_slice(b"\\t"),
-            b'\n' => text.extend_from_slice(b"\\n"),
-            0x0b => text.extend_from_slice(b"\\v"),
-            0x0c => text.extend_from_slice(b"\\f"),
-            b'\r' => text.extend_from_slice(b"\\r"),
-            b'"' | b'\\' => text.extend_from_slice(&[b'\\', *byte]),
-            byte if plain(byte) => text.push(*byte),
-            byte => text.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
-        }
-    }
-    text.push(b'"');
-    text
 }
 
 #[cfg(test)]

@@ -2,25 +2,29 @@
 #![forbid(unsafe_code)]
 
 pub mod injection;
+mod merge;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ArgMatches;
-use clap::parser::ValueSource;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::cli::{Require, RunArgs};
 use crate::error::{Error, Result};
-use crate::policy::files::{self, ETC};
+use crate::policy::files::ETC;
 use crate::policy::hosts::HostRule;
 use crate::policy::{NetworkMode, Time};
 use crate::secret::SecretSource;
 use crate::user::UserId;
 use injection::Injection;
+pub use merge::{Config, From, Setting};
+use merge::{Merge, parsed};
+pub use values::{UidRange, Upstream};
 
 /// One run, as asked for.
 #[derive(Debug, Clone)]
@@ -83,49 +87,6 @@ pub struct Request {
     pub sources: Vec<Setting>,
 }
 
-/// A value and where it came from, for `explain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Setting {
-    /// The flag's name.
-    pub name: &'static str,
-    /// Its value, as text.
-    pub value: String,
-    /// Where it came from.
-    pub from: From,
-}
-
-/// Where a value came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum From {
-    /// The command line.
-    Flag,
-    /// A variable `OUBLIETTE_…`.
-    Variable,
-    /// /etc/oubliette/config.toml.
-    File,
-    /// The line of `oubliette` in /etc/subuid and /etc/subgid.
-    Subuid,
-    /// Built in, or the policy's.
-    Default,
-    /// The policy.
-    Policy,
-}
-
-impl From {
-    /// For people.
-    pub fn name(self) -> &'static str {
-        match self {
-            From::Flag => "flag",
-            From::Variable => "variable",
-            From::File => "config.toml",
-            From::Subuid => "/etc/subuid",
-            From::Default => "default",
-            From::Policy => "policy",
-        }
-    }
-}
-
 /// A level by name, or a policy file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -158,136 +119,6 @@ pub enum Export {
     Tar(PathBuf),
     /// A tar archive on standard output; the agent's standard output then goes to standard error.
     Stdout,
-}
-
-/// The base URL of a model API: `http` or `https`, a host, perhaps a port and a path.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Upstream {
-    /// As the agent gets it.
-    pub url: String,
-    /// The port that it connects to.
-    pub port: u16,
-}
-
-/// UIDs that root lends to runs, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct UidRange {
-    /// The first.
-    pub first: u32,
-    /// The last.
-    pub last: u32,
-}
-
-/// /etc/oubliette/config.toml: defaults of the operator's, under the names of the flags.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Config {
-    level: Option<String>,
-    policy: Option<PathBuf>,
-    agent: Option<String>,
-    network: Option<NetworkMode>,
-    allow: Vec<String>,
-    require: Vec<String>,
-    timeout: Option<String>,
-    grace: Option<String>,
-    wait: Option<String>,
-    mcp_config: Option<PathBuf>,
-    upstream: Option<String>,
-    ca: Option<PathBuf>,
-    client_cert: Option<PathBuf>,
-    state_dir: Option<PathBuf>,
-    uid_range: Option<String>,
-    policy_dir: Option<PathBuf>,
-}
-
-impl Config {
-    /// Reads the operator's file, where there is one.
-    ///
-    /// # Errors
-    /// A file that others can write, or with keys that do not exist.
-    pub fn read() -> Result<Config> {
-        let path = Path::new(ETC).join("config.toml");
-        if files::absent(&path) {
-            return Ok(Config::default());
-        }
-        files::load(&path).map(|found| found.value)
-    }
-
-    /// The directory of policies.
-    pub fn policy_dir(self) -> Option<PathBuf> {
-        self.policy_dir
-    }
-
-    /// Where cells live.
-    pub fn state_dir(&self) -> Option<PathBuf> {
-        self.state_dir.clone()
-    }
-}
-
-/// Takes a value from the command line or a variable, else from the file, and notes where it came from.
-struct Merge<'a> {
-    matches: &'a ArgMatches,
-    sources: Vec<Setting>,
-}
-
-impl Merge<'_> {
-    fn pick<T: Show>(&mut self, name: &'static str, argument: Option<T>, file: Option<T>) -> Option<T> {
-        let id = name.replace('-', "_");
-        let (value, from) = match (argument, file) {
-            (Some(value), _) if self.matches.value_source(&id) == Some(ValueSource::EnvVariable) => {
-                (value, From::Variable)
-            }
-            (Some(value), _) => (value, From::Flag),
-            (None, Some(value)) => (value, From::File),
-            (None, None) => return None,
-        };
-        self.sources.push(Setting { name, value: value.show(), from });
-        Some(value)
-    }
-
-    fn parsed<T: std::str::FromStr<Err = String>>(&self, name: &str, text: &str) -> Result<T> {
-        parsed(name, text, self.from(name).unwrap_or(From::Flag))
-    }
-
-    fn default(&mut self, name: &'static str, value: &str) {
-        if self.from(name).is_none() {
-            self.sources.push(Setting { name, value: value.to_owned(), from: From::Default });
-        }
-    }
-
-    fn from(&self, name: &str) -> Option<From> {
-        self.sources.iter().find(|setting| setting.name == name).map(|setting| setting.from)
-    }
-}
-
-/// A value as `explain` writes it.
-trait Show {
-    fn show(&self) -> String;
-}
-
-impl Show for String {
-    fn show(&self) -> String {
-        self.clone()
-    }
-}
-
-impl Show for PathBuf {
-    fn show(&self) -> String {
-        self.display().to_string()
-    }
-}
-
-impl Show for OsString {
-    fn show(&self) -> String {
-        self.to_string_lossy().into_owned()
-    }
-}
-
-impl Show for NetworkMode {
-    fn show(&self) -> String {
-        self.name().to_owned()
-    }
 }
 
 impl Request {
@@ -507,116 +338,4 @@ fn variables(pairs: Vec<OsString>) -> Result<BTreeMap<OsString, OsString>> {
                 .ok_or_else(|| Error::new("use --setenv", "it is not NAME=VALUE").hint("write --setenv NAME=VALUE"))
         })
         .collect()
-}
-
-fn parsed<T: std::str::FromStr<Err = String>>(name: &str, text: &str, from: From) -> Result<T> {
-    let (object, hint) = match from {
-        From::Variable => {
-            (format!("OUBLIETTE_{}", name.replace('-', "_").to_uppercase()), "correct or unset the variable")
-        }
-        From::File => (format!("`{name}` of {ETC}/config.toml"), "correct the file"),
-        From::Flag | From::Subuid | From::Default | From::Policy => (format!("--{name}"), "see `oubliette run --help`"),
-    };
-    text.parse().map_err(|error: String| Error::new(format!("use {object}"), error).hint(hint))
-}
-
-impl std::str::FromStr for Upstream {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Upstream, String> {
-        let wrong =
-            |what: &str| Err(format!("`{}` {what}; write http://HOST[:PORT][/PATH] or https://…", text.escape_debug()));
-        let (rest, default) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-            (Some(rest), _) => (rest, 443),
-            (_, Some(rest)) => (rest, 80),
-            _ => return wrong("is neither http nor https"),
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if authority.contains('@') {
-            // It would be a credential in the agent's environment, and is none for a message either.
-            return Err(
-                "it holds a name or password; leave that out and name a credential with --credential-file".into()
-            );
-        }
-        if authority.is_empty() || text.contains(char::is_whitespace) || text.contains(char::is_control) {
-            return wrong("has no plain host");
-        }
-        let after_host = authority.rfind(']').map_or(authority, |end| &authority[end..]);
-        let port = match after_host.rsplit_once(':') {
-            None => default,
-            Some((_, digits)) => match digits.parse() {
-                Ok(port) if port > 0 => port,
-                _ => return wrong("has no port after the colon"),
-            },
-        };
-        Ok(Upstream { url: text.to_owned(), port })
-    }
-}
-
-impl TryFrom<String> for Upstream {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Upstream, String> {
-        text.parse()
-    }
-}
-
-impl std::convert::From<Upstream> for String {
-    fn from(upstream: Upstream) -> String {
-        upstream.url
-    }
-}
-
-impl std::str::FromStr for UidRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<UidRange, String> {
-        let numbers = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-        let (first, last) = numbers.ok_or_else(|| format!("`{}` is not FIRST-LAST", text.escape_debug()))?;
-        UidRange::new(first, last)
-    }
-}
-
-impl UidRange {
-    /// # Errors
-    /// UIDs that no run may have: 0 to 999 are the system's; 65534 is nobody's, and whoever has it shares it; the last
-    /// number of all means «unchanged».
-    pub fn new(first: u32, last: u32) -> Result<UidRange, String> {
-        let range = UidRange { first, last };
-        if first < 1000 || last < first || last == u32::MAX || (first..=last).contains(&65534) {
-            return Err(format!("`{range}` must rise, start from 1000 on and leave out 65534 (nobody)"));
-        }
-        Ok(range)
-    }
-}
-
-impl std::fmt::Display for UidRange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn upstreams_are_urls_with_a_plain_host() {
-        let port = |text: &str| text.parse::<Upstream>().map(|u| u.port).ok();
-        assert_eq!(port("https://api.example"), Some(443));
-        assert_eq!(port("http://127.0.0.1:8080/v1"), Some(8080));
-        assert_eq!(port("http://[::1]:99"), Some(99));
-        assert_eq!(port("http://[::1]"), Some(80));
-        for bad in ["ftp://x", "https://", "https://a:b@c", "http://a:x", "http://a b", "http://a:0"] {
-            assert_eq!(port(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn uid_ranges_stay_clear_of_people_and_nobody() {
-        for bad in ["", "1", "5-2", "0-10", "60000-70000", "10-4294967295", "a-b"] {
-            assert!(bad.parse::<UidRange>().is_err(), "{bad}");
-        }
-        assert_eq!("2000-2001".parse(), Ok(UidRange { first: 2000, last: 2001 }));
-    }
 }

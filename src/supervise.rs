@@ -2,7 +2,9 @@
 //! effect, and the end of every process.
 #![forbid(unsafe_code)]
 
+mod ended;
 pub mod relay;
+mod signals;
 pub mod terminal;
 
 use std::fs::File;
@@ -12,92 +14,20 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use serde::Serialize;
 
 use crate::broker::Broker;
 use crate::confine::Failure;
-use crate::exit::Exit;
 use crate::keeper::Keeper;
 use crate::proc::Stat;
 use crate::sys::channel::Channel;
+pub use ended::Ended;
 use relay::Relay;
+use signals::ENDING;
+pub use signals::Signals;
 use terminal::Terminal;
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ended {
-    /// The agent exited with this status.
-    Exited(u8),
-    /// The agent was ended by this signal.
-    Signaled(u8),
-    /// The deadline passed.
-    Deadline,
-    /// The agent said, or did not say, that its level is in force.
-    LevelNotInForce(String),
-    /// The broker ended before the agent did.
-    BrokerEnded(String),
-    /// The program could not be executed.
-    NotExecuted(String),
-    /// A layer could not be put into force; the agent never ran.
-    NotConfined(String),
-    /// The run was refused before anything was cloned.
-    Refused(String),
-}
-
-/// Signals that are passed on to the agent.
-const PASSED_ON: [Signal; 8] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTSTP,
-    Signal::SIGCONT,
-];
-
-/// Signals after which the agent has the grace period and no more.
-const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
-
-/// The launcher's signals, taken one by one instead of by handlers.
-#[derive(Debug)]
-pub struct Signals {
-    fd: SignalFd,
-}
-
-impl Signals {
-    /// Blocks them; from now on none ends the launcher half-way.
-    ///
-    /// # Errors
-    /// The errno of signalfd(2).
-    pub fn block() -> Result<Signals, Errno> {
-        let mut set = SigSet::empty();
-        PASSED_ON.into_iter().chain([Signal::SIGCHLD, Signal::SIGWINCH]).for_each(|signal| set.add(signal));
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
-        crate::sys::process::survive_file_limit()?;
-        Ok(Signals { fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
-    }
-
-    /// A signal that asks to end and came during the set-up.
-    pub fn asked_to_end(&self) -> Option<Signal> {
-        std::iter::from_fn(|| self.next()).find(|signal| ENDING.contains(signal))
-    }
-
-    /// Readable when one has come.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    fn next(&self) -> Option<Signal> {
-        let info = self.fd.read_signal().ok().flatten()?;
-        Signal::try_from(info.ssi_signo as i32).ok()
-    }
-}
 
 /// A live agent.
 #[derive(Debug)]
@@ -210,7 +140,7 @@ impl Watch<'_> {
     }
 
     fn wait(&self, seen: &Seen) -> Result<Ready, Errno> {
-        let mut fds: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.signals.fd.as_fd(), PollFlags::POLLIN)];
+        let mut fds: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.signals.as_fd(), PollFlags::POLLIN)];
         let channel = (!seen.channel_closed).then(|| push(&mut fds, self.channel.as_fd()));
         let keeper = self.keeper.as_ref().map(|keeper| push(&mut fds, keeper.as_fd()));
         let exec = self.exec_failed.as_ref().map(|file| push(&mut fds, file.as_fd()));
@@ -450,36 +380,6 @@ struct Ready {
 fn push<'fd>(fds: &mut Vec<(BorrowedFd<'fd>, PollFlags)>, fd: BorrowedFd<'fd>) -> usize {
     fds.push((fd, PollFlags::POLLIN));
     fds.len() - 1
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ended::Exited(code) => write!(f, "the agent exited with status {code}"),
-            Ended::Signaled(number) => write!(f, "the agent was ended by signal {number}"),
-            Ended::Deadline => f.write_str("the deadline passed"),
-            Ended::LevelNotInForce(why) => write!(f, "its level is not in force: {why}"),
-            Ended::BrokerEnded(why) => write!(f, "its requests were no longer brokered: {why}"),
-            Ended::NotExecuted(why) => write!(f, "the program could not be executed: {why}"),
-            Ended::NotConfined(why) | Ended::Refused(why) => f.write_str(why),
-        }
-    }
-}
-
-impl Ended {
-    /// The status of the launcher.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Ended::Exited(code) => Exit::Agent(*code),
-            Ended::Signaled(number) => Exit::Signal(*number),
-            Ended::Deadline => Exit::Deadline,
-            Ended::NotExecuted(why) if why == Errno::ENOENT.desc() => Exit::NotFound,
-            Ended::NotExecuted(_) => Exit::CannotExecute,
-            Ended::LevelNotInForce(_) | Ended::BrokerEnded(_) | Ended::NotConfined(_) | Ended::Refused(_) => {
-                Exit::Refused
-            }
-        }
-    }
 }
 
 /// Ends every process that the agent left behind where no namespace did: orphans come to this process (a subreaper), and
