@@ -6,6 +6,7 @@ mod end; // a run whose broker ends is a failure, and leaves nothing
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods
 mod planned;
+pub mod tap; // what passes on the loopback of a cell
 mod tiers; // without a network of the cell's own: what is reached, and by whom
 pub mod upstream; // servers on 127.0.0.1 that write down what they get, and TLS in front of any
 

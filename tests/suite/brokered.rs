@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::broker::agent::{launchers, look};
+use crate::broker::tap::{self, Tap};
 use crate::broker::upstream::Front;
 use crate::model::Model;
 use crate::need;
@@ -32,10 +33,10 @@ impl Drop for LetGo<'_> {
 }
 
 /// The launcher of the agent, which is not the neighbour's: what has the others below it. Numbers begin anew one day.
-fn launcher(stage: &Stage, neighbour: &Neighbour) -> Option<u32> {
-    let mut others = descendants(neighbour.marks.pid as i32);
-    others.push(neighbour.marks.pid as i32);
-    let all = launchers(stage.open()).into_iter().filter(|pid| !others.contains(&(*pid as i32)));
+fn launcher(dir: &Path, neighbour: u32) -> Option<u32> {
+    let mut others = descendants(neighbour as i32);
+    others.push(neighbour as i32);
+    let all = launchers(dir).into_iter().filter(|pid| !others.contains(&(*pid as i32)));
     all.max_by_key(|pid| descendants(*pid as i32).len())
 }
 
@@ -64,16 +65,20 @@ pub fn looked_at(
     agent: &str,
 ) -> Seen {
     command.env("LAUNCHER_ONLY", &neighbour.marks.launcher);
+    let (dir, other) = (stage.open().to_owned(), neighbour.marks.pid);
+    let tap = need::as_root().then(|| Tap::start(move || launcher(&dir, other)));
     let output = std::thread::scope(|scope| {
         let _let_go = LetGo(&model);
         let run = scope.spawn(move || output(&mut command));
         let waits = model.wait_for_requests(requests, LIMIT);
-        let looked = launcher(stage, neighbour).filter(|_| waits).map(|pid| look(pid, &stage.token, agent));
+        let looked =
+            launcher(stage.open(), neighbour.marks.pid).filter(|_| waits).map(|pid| look(pid, &stage.token, agent));
         model.release();
         let output = run.join().unwrap();
         assert!(looked.is_some(), "it was looked at: {output:?}");
         output
     });
+    tap.into_iter().for_each(|tap| tap::check(&tap.stop(), &stage.token));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     let requests = model.requests();

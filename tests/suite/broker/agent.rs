@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 
+use super::tap::{self, Tap};
 use super::upstream::Front;
 use crate::model::{Call, Model, Step};
 use crate::need;
@@ -27,7 +28,7 @@ struct Ran {
 }
 
 /// The agent in a cell with a broker; `look` sees its launcher while the agent waits for its model.
-fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran {
+fn run(stage: &Stage, level: &str, model: &Model, token: &str, look: impl FnOnce(u32)) -> Ran {
     let front = Front::loopback(model.url().trim_start_matches("http://").parse().unwrap(), stage.open());
     let export = stage.own().join(format!("out-{level}"));
     let mut command: Command = stage.oubliette();
@@ -39,6 +40,8 @@ fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran
     }
     command.arg("--credential-file").arg(stage.own().join("token")).arg("--export").arg(&export);
     command.arg("--").arg(&stage.agent).args(["-p", "edit it"]);
+    let dir = stage.open().to_owned();
+    let tap = need::as_root().then(|| Tap::start(move || launcher(&dir)));
     let output = std::thread::scope(|scope| {
         let run = scope.spawn(move || output(&mut command));
         // The third request is the one that waits.
@@ -50,6 +53,7 @@ fn run(stage: &Stage, level: &str, model: &Model, look: impl FnOnce(u32)) -> Ran
         model.release();
         run.join().unwrap()
     });
+    tap.into_iter().for_each(|tap| tap::check(&tap.stop(), token));
     Ran { output, edited: fs::read_to_string(export.join("main.py")).unwrap_or_default() }
 }
 
@@ -91,7 +95,16 @@ fn files_with(dir: &Path, text: &[u8]) -> Vec<PathBuf> {
     found
 }
 
-/// Nothing of the cell holds the credential: not the memory of a process, its arguments, its environment, or a file. A
+/// Descriptors of a process that lead to a file with a text, be it one without a name.
+fn open_with(pid: i32, text: &[u8]) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() < 64 << 20);
+    let has = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| memchr::memmem::find(&bytes, text).is_some());
+    open.filter(small).filter(has).collect()
+}
+
+/// Nothing of the cell holds the credential: not the memory of a process, its arguments, its environment, its
+/// descriptors, or a file. A
 /// process whose name begins with `agent` must be among those that were looked at.
 pub fn look(launcher: u32, token: &str, agent: &str) {
     if !need::as_root() {
@@ -108,6 +121,7 @@ pub fn look(launcher: u32, token: &str, agent: &str) {
         assert_eq!(in_memory(pid, token.as_bytes()), 0, "{names:?}");
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(memchr::memmem::find(&[text, environ].concat(), token.as_bytes()).is_none());
+        assert_eq!(open_with(pid, token.as_bytes()), Vec::<PathBuf>::new());
         let root = PathBuf::from(format!("/proc/{pid}/root"));
         for dir in ["home", "tmp", "work", "dev/shm", "etc"] {
             assert_eq!(files_with(&root.join(dir), token.as_bytes()), Vec::<PathBuf>::new());
@@ -123,7 +137,7 @@ fn the_agent_edits_a_file_and_never_has_the_credential() {
         for level in LEVELS {
             let model = model();
             let mut looked = false;
-            let Ran { output, edited } = run(&stage, level, &model, |launcher| {
+            let Ran { output, edited } = run(&stage, level, &model, &stage.token, |launcher| {
                 look(launcher, &stage.token, "claude");
                 looked = true;
             });
@@ -153,7 +167,7 @@ fn a_token_of_a_subscription_goes_in_the_header_of_those() {
     let token = format!("sk-ant-oat01-{:032x}", rand::random::<u128>());
     stage.write("token", &token);
     let model = model();
-    let Ran { output, edited } = run(&stage, "balanced", &model, |launcher| look(launcher, &token, "claude"));
+    let Ran { output, edited } = run(&stage, "balanced", &model, &token, |launcher| look(launcher, &token, "claude"));
     assert_eq!((output.status.code(), edited.as_str()), (Some(0), "print('hello')\n"), "{output:?}");
     let bearer = format!("Bearer {token}");
     let requests = model.requests();
