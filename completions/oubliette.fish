@@ -44,6 +44,7 @@ none\t'A namespace with nothing but its own loopback'
 broker\t'The same, and on that loopback a broker: it holds the credential, and leads to the model\'s API and the listed hosts'"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l allow -d 'With --network broker: let the agent reach this host, too (repeatable; `*.HOST` for all below it), where the policy has `allow-more`; OUBLIETTE_ALLOW adds to it, with commas' -r -f -a "(__fish_print_hostnames)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l endpoint -d 'Speak with another API that serves the agent\'s model, by a name of the agent\'s file: `bedrock`, `vertex`' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l upstream -d 'Base URL of the agent\'s model API' -r -f
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l inject -d 'With --network broker: add this header, with the value from FILE, to the agent\'s requests to HOST; the cell never has it (repeatable). HOST is one that the policy has or lets the caller add; FILE as with --credential-file' -r
@@ -101,6 +102,7 @@ none\t'A namespace with nothing but its own loopback'
 broker\t'The same, and on that loopback a broker: it holds the credential, and leads to the model\'s API and the listed hosts'"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l allow -d 'With --network broker: let the agent reach this host, too (repeatable; `*.HOST` for all below it), where the policy has `allow-more`; OUBLIETTE_ALLOW adds to it, with commas' -r -f -a "(__fish_print_hostnames)"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l mcp-config -d 'MCP servers for the agent: a file with an `mcpServers` object' -r -F
+complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l endpoint -d 'Speak with another API that serves the agent\'s model, by a name of the agent\'s file: `bedrock`, `vertex`' -r
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l upstream -d 'Base URL of the agent\'s model API' -r -f
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l ca -d 'With --network broker: trust the certificate authorities of this PEM file instead of the host\'s' -r -F
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l inject -d 'With --network broker: add this header, with the value from FILE, to the agent\'s requests to HOST; the cell never has it (repeatable). HOST is one that the policy has or lets the caller add; FILE as with --credential-file' -r

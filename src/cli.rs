@@ -122,6 +122,9 @@ pub struct RunArgs {
     /// MCP servers for the agent: a file with an `mcpServers` object
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "What it may do", env = "OUBLIETTE_MCP_CONFIG")]
     pub mcp_config: Option<PathBuf>,
+    /// Speak with another API that serves the agent's model, by a name of the agent's file: `bedrock`, `vertex`
+    #[arg(long, value_name = "NAME", help_heading = "What it may do", env = "OUBLIETTE_ENDPOINT")]
+    pub endpoint: Option<String>,
     /// Base URL of the agent's model API
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = "What it may do", env = "OUBLIETTE_UPSTREAM")]
     pub upstream: Option<String>,

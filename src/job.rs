@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::mcp::Servers;
 use crate::plan::{self, Plan, Refusal, egress, environ, layers};
 use crate::policy::agent::{AgentSpec, Settings};
+use crate::policy::endpoint::Endpoint;
 use crate::policy::files::{self, Found, Library};
 use crate::policy::hosts::HostRule;
 use crate::policy::way::Hand;
@@ -52,6 +53,11 @@ impl Job {
             Some(name) => library.agent(name)?,
             None => library.agent_for(&Program::name(&request.command[0]).to_string_lossy())?,
         };
+        if let Some(name) = request.endpoint.clone()
+            && let Some(there) = endpoint(&mut request, &name, &agent)?
+        {
+            agent.value = agent.value.at(there);
+        }
         if let Some(SecretSource::Login(path)) = &request.credential {
             agent.value = log_in(path, agent.value)?;
         }
@@ -83,6 +89,27 @@ impl Job {
     /// A required layer that this host lacks.
     pub fn plan(&self) -> Result<Plan, Box<Refusal>> {
         Plan::new(&self.request, &self.level.value, &self.agent.value, &self.host)
+    }
+}
+
+/// The API that the caller names, where this agent has it.
+fn endpoint(request: &mut Request, name: &str, agent: &Found<AgentSpec>) -> Result<Option<Endpoint>> {
+    if matches!(request.credential, Some(SecretSource::Login(_))) {
+        return Err(Error::new(format!("use --endpoint {name}"), "a login's token is for the agent's own API")
+            .hint("name a credential of that API, as with --credential-file"));
+    }
+    let known: Vec<&str> = agent.value.endpoint.keys().map(String::as_str).collect();
+    match agent.value.endpoint.get(name) {
+        Some(endpoint) => Ok(Some(endpoint.clone())),
+        None if known.is_empty() && drop_default(request, "endpoint") => Ok(None),
+        None => Err(Error::new(
+            format!("use --endpoint {}", name.escape_debug()),
+            format!("the file of {} names no such API", agent.value.title),
+        )
+        .hint(match known.is_empty() {
+            true => "leave it out".to_owned(),
+            false => format!("known: {}", known.join(", ")),
+        })),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod claude;
 pub mod codex;
 pub mod deny;
+pub mod endpoint;
 pub mod files;
 pub mod gemini;
 pub mod hosts;

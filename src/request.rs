@@ -63,6 +63,8 @@ pub struct Request {
     pub beside: bool,
     /// The file of MCP servers.
     pub mcp_config: Option<PathBuf>,
+    /// The agent's API, where it is not the agent's own.
+    pub endpoint: Option<String>,
     /// The base URL of the model API.
     pub upstream: Option<Upstream>,
     /// The authorities that the broker trusts instead of the host's.
@@ -158,6 +160,7 @@ impl Request {
             grace: grace.as_deref().map(|text| merge.parsed("grace", text)).transpose()?,
             beside: args.beside,
             wait: wait.as_deref().map(|text| merge.parsed("wait", text)).transpose()?,
+            endpoint: merge.pick("endpoint", args.endpoint, config.endpoint),
             mcp_config: merge.pick("mcp-config", args.mcp_config, config.mcp_config),
             upstream: upstream.as_deref().map(|text| merge.parsed("upstream", text)).transpose()?,
             ca: merge.pick("ca", args.ca, config.ca),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::deny::Class;
+use super::endpoint::Endpoint;
 use super::login::Login;
 use super::paths::HomePath;
 use super::rendered::Rendered;
@@ -28,6 +29,12 @@ pub struct AgentSpec {
     /// Where it wants its credential.
     #[serde(default)]
     pub credential: Credential,
+    /// Other APIs that serve its model, by the name that `--endpoint` gives them.
+    #[serde(default)]
+    pub endpoint: BTreeMap<String, Endpoint>,
+    /// What the caller may set at the endpoint that is in use.
+    #[serde(skip)]
+    pub callers: Vec<String>,
     /// Its own login, where a token out of that is a credential, too.
     pub login: Option<Login>,
     /// Variables.
@@ -216,7 +223,8 @@ impl AgentSpec {
     pub fn steers(&self, name: &str) -> bool {
         let own = self.environment.set.keys().chain(&self.environment.base_url);
         let ways = self.credential.way.iter().filter_map(Way::variable);
-        own.chain(ways).any(|known| known == name) || self.environment.steer.iter().any(|known| matches(known, name))
+        let steered = self.environment.steer.iter().any(|known| matches(known, name));
+        own.chain(ways).any(|known| known == name) || (steered && !self.callers.iter().any(|known| known == name))
     }
 }
 

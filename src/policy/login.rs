@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::agent::{AgentSpec, Settings};
+use super::endpoint::Endpoint;
 use super::names;
 use super::way::{Hand, Way};
 use crate::request::Upstream;
@@ -84,13 +85,9 @@ pub const ACCOUNT: &str = "{account}";
 impl AgentSpec {
     /// The same agent with the token of its login for a credential; nothing where its file knows of none.
     pub fn logged_in(mut self) -> Option<AgentSpec> {
-        let login = self.login.clone()?;
-        if let Some(way) = login.way {
-            self.credential.way = vec![way];
-        }
-        self.environment.set.extend(login.set);
-        self.environment.base_url = login.base_url.or(self.environment.base_url);
-        self.environment.upstream = login.upstream.or(self.environment.upstream);
+        let Login { way, set, base_url, upstream, .. } = self.login.clone()?;
+        let upstream = upstream.or_else(|| self.environment.upstream.clone());
+        self = self.at(Endpoint { way, set, setenv: Vec::new(), base_url, upstream });
         if let Some(Settings::Gemini(template)) = &mut self.settings {
             template.login = true;
         }

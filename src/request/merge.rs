@@ -69,6 +69,7 @@ pub struct Config {
     pub(super) grace: Option<String>,
     pub(super) wait: Option<String>,
     pub(super) mcp_config: Option<PathBuf>,
+    pub(super) endpoint: Option<String>,
     pub(super) upstream: Option<String>,
     pub(super) ca: Option<PathBuf>,
     pub(super) client_cert: Option<PathBuf>,

@@ -3,6 +3,7 @@
 pub mod agent; // the real agent works through it, and the credential is nowhere in its cell
 mod egress; // what is reached beside the API, and by whom
 mod end; // a run whose broker ends is a failure, and leaves nothing
+mod endpoints; // the same at Bedrock and Vertex AI
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods
 mod planned;

@@ -11,6 +11,7 @@
 //! so the number of those in a request is the number of steps already played. A retry gets the same step again, and
 //! `--continue` goes on where the last run stopped. Requests that offer no tools (titles, summaries) play no step.
 
+mod frames;
 mod generate;
 mod http;
 mod messages;
@@ -357,6 +358,12 @@ impl Shared {
         if let Speaks::Generate { envelope: true } = speaks {
             body = body["request"].take();
         }
+        // Of Amazon's API the path says whether the answer is a stream, and which model it is of.
+        let amazons = path.contains("/model/");
+        if amazons {
+            body["stream"] = path.ends_with("/invoke-with-response-stream").into();
+            body["model"] = "scripted".into();
+        }
         let tools = speaks.offered(&body);
         self.lock().requests.push(Request {
             method: request.method.clone(),
@@ -374,6 +381,8 @@ impl Shared {
             "POST" if ["/v1/messages", "/responses", "enerateContent"].iter().any(|end| path.ends_with(end)) => {
                 self.message(speaks, &body, &tools)
             }
+            "POST" if amazons => self.message(speaks, &body, &tools).framed(),
+            "POST" if path.ends_with("awPredict") => self.message(speaks, &body, &tools),
             "POST" if path.ends_with(":loadCodeAssist") => http::Response::json(200, &generate::tier()),
             "POST" if path.ends_with(":countTokens") => http::Response::json(200, &json!({"totalTokens": 10})),
             "POST" if path.ends_with("/count_tokens") => http::Response::json(200, &json!({"input_tokens": 10})),

@@ -78,6 +78,8 @@ fn the_policy_page_lists_every_key_class_and_layer() {
         "",
         "[credential]",
         "[[credential.way]]",
+        "[endpoint.x]",
+        "[login]",
         "[environment]",
         "[arguments]",
         "[check]",

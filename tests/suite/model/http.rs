@@ -4,6 +4,8 @@ use std::io::{self, BufRead, Read, Write};
 
 use serde_json::Value;
 
+use super::frames;
+
 /// More than any conversation of a test; a wrong length ends the connection, not the memory.
 const MAX_BODY: u64 = 64 << 20;
 
@@ -91,6 +93,7 @@ pub struct Response {
 enum Body {
     Json(Vec<u8>),
     Events(Vec<Value>),
+    Frames(Vec<Value>),
 }
 
 impl Response {
@@ -102,6 +105,14 @@ impl Response {
     /// Server-sent events, each named by its `type` where it has one.
     pub fn events(events: Vec<Value>) -> Response {
         Response { status: 200, body: Body::Events(events) }
+    }
+
+    /// The same events as Amazon's API has them.
+    pub fn framed(self) -> Response {
+        match self.body {
+            Body::Events(events) => Response { body: Body::Frames(events), ..self },
+            body => Response { body, ..self },
+        }
     }
 
     /// Sends it; the head alone when that was asked for. Events go out one by one, as from a real model.
@@ -122,6 +133,15 @@ impl Response {
                     let name = event["type"].as_str().map(|name| format!("event: {name}\n")).unwrap_or_default();
                     let text = format!("{name}data: {event}\n\n");
                     out.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())?;
+                }
+                out.write_all(b"0\r\n\r\n")
+            }
+            Body::Frames(events) => {
+                let head = "content-type: application/vnd.amazon.eventstream\r\ntransfer-encoding: chunked";
+                write!(out, "HTTP/1.1 {status} Scripted\r\n{head}\r\n\r\n")?;
+                for event in events {
+                    let frame = frames::frame(event);
+                    out.write_all(&[format!("{:x}\r\n", frame.len()).as_bytes(), &frame, b"\r\n"].concat())?;
                 }
                 out.write_all(b"0\r\n\r\n")
             }
