@@ -27,6 +27,7 @@ mod tally;
 pub mod trust;
 mod tunnel;
 mod usage;
+mod watched;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use subtle::ConstantTimeEq;
 
-use super::body::LARGEST;
+use super::body::{LARGEST, TOO_LARGE};
+use super::watched::Seen;
 use crate::secret::Secret;
 
 /// Who may pass.
@@ -45,9 +46,9 @@ pub const METHODS: [Method; 7] =
 
 impl Gate {
     /// Lets a request pass, or says why not.
-    pub fn admit(&self, head: &Parts) -> Result<(), Refusal> {
+    pub fn admit(&self, head: &Parts, seen: &Seen) -> Result<(), Refusal> {
         self.form(head)?;
-        framing(&head.headers)?;
+        framing(head, seen)?;
         self.phantom(&head.headers)
     }
 
@@ -88,22 +89,21 @@ impl Gate {
     }
 }
 
-/// How long the body is, told in one way. A body in chunks is not taken: the library has by now dropped a length that
-/// stood beside it, and which of the two counts is what smuggling is about.
-pub fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return refuse(StatusCode::LENGTH_REQUIRED, "the broker takes bodies by content-length only");
+/// How long the body is, told in one way: by a length, or in chunks. The host gets the request framed anew, so that nobody
+/// behind the broker reads another length.
+pub fn framing(head: &Parts, seen: &Seen) -> Result<(), Refusal> {
+    let headers = &head.headers;
+    if seen.two_lengths() {
+        return refuse(StatusCode::BAD_REQUEST, "the length of the body is told in two ways, or in an odd one");
     }
-    framing_or_chunks(headers)
-}
-
-/// The same, and a body in chunks: git sends a large one so. For connections that the broker itself reads to the end and
-/// whose host gets each request framed anew, so that nobody behind it can read another length.
-pub fn framing_or_chunks(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if !chunked || codings.next().is_some() {
-        return refuse(StatusCode::NOT_IMPLEMENTED, "the broker knows one transfer coding, chunked");
+    match headers.get_all(header::TRANSFER_ENCODING).iter().collect::<Vec<_>>()[..] {
+        [] => {}
+        // The library sends nothing on of a body that these have in chunks.
+        [_] if matches!(head.method, Method::GET | Method::HEAD) => {
+            return refuse(StatusCode::BAD_REQUEST, "a request of this method has no body in chunks");
+        }
+        [coding] if coding == "chunked" => {}
+        _ => return refuse(StatusCode::NOT_IMPLEMENTED, "the broker knows one transfer coding, chunked"),
     }
     if headers.contains_key(header::UPGRADE) {
         return refuse(StatusCode::BAD_REQUEST, "the broker does not change protocols");
@@ -115,13 +115,17 @@ pub fn framing_or_chunks(headers: &HeaderMap) -> Result<(), Refusal> {
     let length = lengths.next().map(|value| value.to_str().ok().and_then(|text| text.parse::<u64>().ok()));
     match (length, lengths.next()) {
         (_, Some(_)) | (Some(None), _) => refuse(StatusCode::BAD_REQUEST, "the length of the body is not clear"),
-        (Some(Some(length)), None) if length > LARGEST => Err(Refusal {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            kind: "request_too_large",
-            message: "the body is larger than the broker sends on",
-        }),
+        (Some(Some(length)), None) if length > LARGEST => {
+            Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, kind: "request_too_large", message: TOO_LARGE })
+        }
         _ => Ok(()),
     }
+}
+
+/// Whether nothing behind a request is read as another: a body in chunks has ended where the broker says so, and a client
+/// that reads its end elsewhere has to begin anew.
+pub fn is_last(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// The header, where it is there once.
@@ -157,7 +161,7 @@ mod tests {
             .header("host", "127.0.0.1:20080")
             .header("authorization", format!("{}{word}", gate.scheme));
         let head = change(request).body(()).unwrap().into_parts().0;
-        gate.admit(&head).map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+        gate.admit(&head, &Seen::default()).map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
     }
 
     #[test]
@@ -166,11 +170,14 @@ mod tests {
             let gate = gate(scheme);
             assert_eq!(status(&gate, |request| request), 200);
             assert_eq!(status(&gate, |request| request.header("content-length", "5")), 200);
+            assert_eq!(status(&gate, |request| request.header("transfer-encoding", "chunked")), 200);
             assert_eq!(status(&gate, |request| request.uri("/v1/a.b/..c?x=../..")), 200);
             for (name, value, want) in [
                 ("host", "127.0.0.1:20080", 400),
-                ("transfer-encoding", "chunked", 411),
-                ("transfer-encoding", "identity", 411),
+                ("transfer-encoding", "identity", 501),
+                ("transfer-encoding", "Chunked", 501),
+                ("transfer-encoding", "chunked, chunked", 501),
+                ("transfer-encoding", "gzip, chunked", 501),
                 ("upgrade", "websocket", 400),
                 ("expect", "a miracle", 417),
                 ("content-length", "1, 1", 400),
@@ -197,6 +204,15 @@ mod tests {
                 assert_eq!(status(&gate, |request| request.method(method)), 405, "{method}");
             }
             assert_eq!(status(&gate, |request| request.version(Version::HTTP_10)), 505);
+            for method in ["GET", "HEAD"] {
+                let chunks =
+                    |request: http::request::Builder| request.method(method).header("transfer-encoding", "chunked");
+                assert_eq!(status(&gate, chunks), 400, "{method}");
+            }
+            let twice = |request: http::request::Builder| {
+                request.header("transfer-encoding", "chunked").header("transfer-encoding", "chunked")
+            };
+            assert_eq!(status(&gate, twice), 501);
         }
     }
 
@@ -206,7 +222,7 @@ mod tests {
         let word = String::from_utf8(gate.phantom.expose().to_vec()).unwrap();
         let sent = |value: &str| {
             let request = http::Request::get("/").header("host", "127.0.0.1:20080").header("authorization", value);
-            gate.admit(&request.body(()).unwrap().into_parts().0).is_ok()
+            gate.admit(&request.body(()).unwrap().into_parts().0, &Seen::default()).is_ok()
         };
         assert!(sent(&format!("Bearer {word}")) && sent(&format!("bearer {word}")));
         let wrong =

@@ -25,10 +25,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::authority::Authority;
 use super::body::{Part, Passing};
-use super::gate::{METHODS, framing_or_chunks, only};
-use super::pass::{Answer, cleaned, drop_hop_by_hop, own};
-use super::proxy::name_and_port;
+use super::gate::{METHODS, framing, is_last, only};
+use super::pass::{Answer, cleaned, closing, drop_hop_by_hop, own};
+use super::proxy::{lost, name_and_port};
 use super::reach::{Goal, Reach, Unreached, unreached};
+use super::watched::{Seen, Watched};
 use super::{HEAD, HEAD_SIZE, HEADERS};
 use crate::policy::hosts::{HostName, HostRule};
 use crate::policy::way::HeaderName;
@@ -89,6 +90,7 @@ struct Session {
     ended: Ended,
     reach: Arc<Reach>,
     goal: Goal,
+    seen: Arc<Seen>,
     /// One: requests of HTTP/1.1 come one after the other.
     host: Mutex<Option<SendRequest<Passing>>>,
 }
@@ -106,7 +108,9 @@ impl Ended {
                 return goal.cut(&super::tunnel::Cut::Refused("the tunnel did not begin with TLS in time".into()));
             }
         };
-        let session = Arc::new(Session { ended: self, reach, goal, host: Mutex::new(None) });
+        let seen = Arc::<Seen>::default();
+        let client = TokioIo::new(Watched::new(client, seen.clone()));
+        let session = Arc::new(Session { ended: self, reach, goal, seen, host: Mutex::new(None) });
         match session.greet(host).await {
             Ok(sender) => *session.host.lock().await = Some(sender),
             // The first request says so.
@@ -117,7 +121,7 @@ impl Ended {
         http.max_buf_size(HEAD_SIZE).max_header_size(HEAD_SIZE).max_headers(HEADERS);
         let answer = service_fn(move |request| session.clone().answer(request));
         // The cell's end of a connection is the cell's business.
-        let _ = http.serve_connection(TokioIo::new(client), answer).await;
+        let _ = http.serve_connection(client, answer).await;
     }
 }
 
@@ -143,16 +147,19 @@ impl Session {
     async fn answer(self: Arc<Session>, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let asked = Instant::now();
         let (head, body) = request.into_parts();
+        let last = is_last(&head.headers);
         let done = match self.admit(&head) {
             Ok(()) => self.send(head, body, asked).await,
             Err(refused) => Err(refused),
         };
-        Ok(done.unwrap_or_else(|lost| {
-            self.goal.miss(&lost);
-            let mut answer = own(lost.status, "egress_error", &lost.why);
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            answer
-        }))
+        Ok(match done {
+            Ok(answer) if last => closing(answer),
+            Ok(answer) => answer,
+            Err(lost) => {
+                self.goal.miss(&lost);
+                closing(own(lost.status, "egress_error", &lost.why))
+            }
+        })
     }
 
     /// A request to this host, which can be read in one way. See [`super::gate`].
@@ -166,7 +173,7 @@ impl Session {
         if head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
             return unreached(StatusCode::MISDIRECTED_REQUEST, "the request names a host, or has no path");
         }
-        framing_or_chunks(&head.headers).or_else(|refusal| unreached(refusal.status, refusal.message))?;
+        framing(head, &self.seen).or_else(|refusal| unreached(refusal.status, refusal.message))?;
         let said = only(&head.headers, &header::HOST).and_then(|value| value.to_str().ok());
         let said = said.and_then(|text| text.parse::<UriAuthority>().ok());
         let here = (self.goal.name.clone(), self.goal.port);
@@ -190,8 +197,7 @@ impl Session {
         let Ok(answer) = timeout(idle, sender.send_request(request)).await else {
             return unreached(StatusCode::GATEWAY_TIMEOUT, "no answer began in time");
         };
-        let answer: Response<Incoming> =
-            answer.or_else(|error| unreached(StatusCode::BAD_GATEWAY, error.to_string()))?;
+        let answer: Response<Incoming> = answer.map_err(lost)?;
         *host = Some(sender);
         self.goal.counters.answered(asked.elapsed());
         cleaned(answer, &self.ended.injected.secret, self.part(), None)

@@ -16,12 +16,13 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 
-use super::body::{Part, Passing};
-use super::gate::{Gate, Refusal};
+use super::body::{Fault, Part, Passing};
+use super::gate::{Gate, Refusal, is_last};
 use super::names::Names;
 use super::redact::{Redactor, contains};
 use super::tally::Tally;
 use super::usage::Reader;
+use super::watched::Seen;
 use crate::plan::broker::Target;
 use crate::secret::Secret;
 
@@ -79,6 +80,8 @@ pub struct Path {
 /// What came of a request that was sent on.
 enum Lost {
     Unreachable(String),
+    /// The agent's own request broke off.
+    Broken(StatusCode, String),
     Late,
     Encoded,
 }
@@ -88,16 +91,18 @@ impl Path {
     ///
     /// # Errors
     /// None: a request that cannot be answered gets an error in the API's own form.
-    pub async fn answer(self: Arc<Path>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    pub async fn answer(self: Arc<Path>, request: Request<Incoming>, seen: &Seen) -> Result<Answer, Infallible> {
         let (head, body) = request.into_parts();
-        if let Err(refusal) = self.gate.admit(&head) {
+        if let Err(refusal) = self.gate.admit(&head, seen) {
             self.tally.model.refused();
             return Ok(refused(refusal));
         }
-        Ok(self.send(head, body).await.unwrap_or_else(|lost| {
+        let last = is_last(&head.headers);
+        let answer = self.send(head, body).await.unwrap_or_else(|lost| {
             self.tally.model.failed();
             self.lost(&lost)
-        }))
+        });
+        Ok(if last { closing(answer) } else { answer })
     }
 
     async fn send(&self, head: Parts, body: Incoming) -> Result<Answer, Lost> {
@@ -110,7 +115,7 @@ impl Path {
         self.tally.model.sent();
         let answer = match tokio::time::timeout(self.timeout, self.client.request(request)).await {
             Err(_) => return Err(Lost::Late),
-            Ok(Err(error)) => return Err(Lost::Unreachable(innermost(&error))),
+            Ok(Err(error)) => return Err(lost(&error)),
             Ok(Ok(answer)) => answer,
         };
         self.tally.model.answered(started.elapsed());
@@ -144,6 +149,7 @@ impl Path {
     fn lost(&self, lost: &Lost) -> Answer {
         let upstream = &self.target.authority;
         let (status, kind, why) = match lost {
+            Lost::Broken(status, why) => return closing(own(*status, "invalid_request_error", why)),
             Lost::Unreachable(why) => (StatusCode::BAD_GATEWAY, "api_error", why.as_str()),
             Lost::Late => (StatusCode::GATEWAY_TIMEOUT, "timeout_error", "no answer began in time"),
             Lost::Encoded => (StatusCode::BAD_GATEWAY, "api_error", ENCODED),
@@ -198,6 +204,13 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+fn lost(error: &(dyn Error + 'static)) -> Lost {
+    match Fault::of(error) {
+        Some(fault) => Lost::Broken(fault.status(), fault.to_string()),
+        None => Lost::Unreachable(innermost(error)),
+    }
+}
+
 /// The last cause: "connection refused", "invalid peer certificate".
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut last = error;
@@ -209,7 +222,11 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 
 /// A refused request may have a body that nobody reads: its connection ends.
 fn refused(refusal: Refusal) -> Answer {
-    let mut answer = own(refusal.status, refusal.kind, refusal.message);
+    closing(own(refusal.status, refusal.kind, refusal.message))
+}
+
+/// An answer that is the last of its connection.
+pub fn closing(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }

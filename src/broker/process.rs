@@ -31,6 +31,7 @@ use super::peer::Peers;
 use super::proxy::{Pass, Proxy};
 use super::reach::{Budget, Reach};
 use super::tally::Tally;
+use super::watched::{Seen, Watched};
 use super::{HEAD, HEAD_SIZE, HEADERS, Held, MORE, QUIT, Setup, trust};
 use crate::confine::ids::{Ids, become_run};
 use crate::confine::{Places, capabilities, landlock, seccomp};
@@ -170,9 +171,10 @@ async fn accept(listener: tokio::net::TcpListener, mut peers: Option<Peers>, ser
         }
         let _ = stream.set_nodelay(true);
         // A tunnel has its place to its end.
-        let (service, place) = (service.clone(), Arc::new(place));
-        let answer = service_fn(move |request| service.clone().answer(request, place.clone()));
-        let connection = http.serve_connection(TokioIo::new(stream), answer).with_upgrades();
+        let (service, place, seen) = (service.clone(), Arc::new(place), Arc::<Seen>::default());
+        let stream = TokioIo::new(Watched::new(stream, seen.clone()));
+        let answer = service_fn(move |request| service.clone().answer(request, place.clone(), seen.clone()));
+        let connection = http.serve_connection(stream, answer).with_upgrades();
         // The agent's end of a connection is the agent's business.
         tokio::spawn(connection);
     }
@@ -192,12 +194,13 @@ impl Service {
         self: Arc<Service>,
         request: Request<Incoming>,
         place: Arc<OwnedSemaphorePermit>,
+        seen: Arc<Seen>,
     ) -> Result<Answer, Infallible> {
         // What names a host of its own is for a proxy. The broker's own address is no host's name.
         let elsewhere = request.method() == Method::CONNECT || request.uri().authority().is_some();
         Ok(match (&self.proxy, &self.model) {
-            (Some(proxy), _) if elsewhere => proxy.clone().answer(request, place).await,
-            (_, Some(model)) => return model.clone().answer(request).await,
+            (Some(proxy), _) if elsewhere => proxy.clone().answer(request, place, &seen).await,
+            (_, Some(model)) => return model.clone().answer(request, &seen).await,
             (_, None) => {
                 self.tally.model.refused();
                 own(StatusCode::NOT_FOUND, "not_found_error", "no credential is brokered for this cell")

@@ -15,12 +15,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::body::{Part, Passing};
-use super::gate::{METHODS, climbs, framing, only};
+use super::body::{Fault, Part, Passing};
+use super::gate::{METHODS, climbs, framing, is_last, only};
 use super::inject::Injector;
-use super::pass::{Answer, drop_hop_by_hop, own};
+use super::pass::{Answer, closing, drop_hop_by_hop, own};
 use super::reach::{Goal, Reach, Unreached, unreached};
 use super::tunnel::{self, Bounds};
+use super::watched::Seen;
 use super::{HEAD_SIZE, HEADERS};
 use crate::policy::hosts::HostName;
 use crate::secret::Secret;
@@ -54,7 +55,12 @@ impl Pass {
 
 impl Proxy {
     /// Answers a request that is for another host than the broker.
-    pub async fn answer(self: Arc<Proxy>, request: Request<Incoming>, place: Arc<OwnedSemaphorePermit>) -> Answer {
+    pub async fn answer(
+        self: Arc<Proxy>,
+        request: Request<Incoming>,
+        place: Arc<OwnedSemaphorePermit>,
+        seen: &Seen,
+    ) -> Answer {
         let asked = Instant::now();
         if !self.pass.fits(request.headers()) {
             let mut answer = own(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "authentication_error", "not of this cell");
@@ -64,21 +70,17 @@ impl Proxy {
             return answer;
         }
         let done = if request.method() == Method::CONNECT {
-            self.tunnel(request, asked, place).await
+            self.tunnel(request, asked, place, seen).await
         } else {
-            self.plain(request, asked).await
+            self.plain(request, asked, seen).await
         };
-        done.unwrap_or_else(|Unreached { status, why }| {
-            let mut answer = own(status, "egress_error", &why);
-            // There may be a body that nobody reads.
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            answer
-        })
+        // There may be a body that nobody reads.
+        done.unwrap_or_else(|Unreached { status, why }| closing(own(status, "egress_error", &why)))
     }
 
     /// A goal in a head that can be read in one way.
-    fn goal(&self, head: &Parts, plain: bool) -> Result<Goal, Unreached> {
-        let (name, port) = target(head, plain).inspect_err(|refused| {
+    fn goal(&self, head: &Parts, plain: bool, seen: &Seen) -> Result<Goal, Unreached> {
+        let (name, port) = target(head, plain, seen).inspect_err(|refused| {
             self.reach.tally.denied("a request that is none", &refused.why);
         })?;
         self.reach.goal(plain, name, port)
@@ -89,10 +91,11 @@ impl Proxy {
         mut request: Request<Incoming>,
         asked: Instant,
         place: Arc<OwnedSemaphorePermit>,
+        seen: &Seen,
     ) -> Result<Answer, Unreached> {
         let upgrade = hyper::upgrade::on(&mut request);
         let (head, _) = request.into_parts();
-        let goal = self.goal(&head, false)?;
+        let goal = self.goal(&head, false, seen)?;
         let ended = self.injector.as_ref().and_then(|injector| injector.find(&goal));
         let host = self.reach.connect(&goal).await?;
         tokio::spawn(async move {
@@ -111,12 +114,14 @@ impl Proxy {
         Ok(own_empty())
     }
 
-    async fn plain(&self, request: Request<Incoming>, asked: Instant) -> Result<Answer, Unreached> {
+    async fn plain(&self, request: Request<Incoming>, asked: Instant, seen: &Seen) -> Result<Answer, Unreached> {
         let (head, body) = request.into_parts();
-        let goal = self.goal(&head, true)?;
+        let goal = self.goal(&head, true, seen)?;
         let host = self.reach.connect(&goal).await?;
+        let last = is_last(&head.headers);
         let sent = self.send(head, body, &goal, host, asked).await;
-        sent.inspect_err(|unreached| goal.miss(unreached))
+        let sent = sent.inspect_err(|unreached| goal.miss(unreached));
+        sent.map(|answer| if last { closing(answer) } else { answer })
     }
 
     async fn send(
@@ -127,7 +132,6 @@ impl Proxy {
         host: tokio::net::TcpStream,
         asked: Instant,
     ) -> Result<Answer, Unreached> {
-        let lost = |error: hyper::Error| Unreached { status: StatusCode::BAD_GATEWAY, why: error.to_string() };
         let idle = self.reach.egress.idle_timeout;
         let part = || Part { counters: goal.counters.clone(), timeout: idle, budget: Some(self.reach.budget.clone()) };
         let mut builder = http1::Builder::new();
@@ -164,13 +168,21 @@ impl Proxy {
     }
 }
 
+/// A request whose host did not answer, or that broke off itself.
+pub fn lost(error: hyper::Error) -> Unreached {
+    match Fault::of(&error) {
+        Some(fault) => Unreached { status: fault.status(), why: fault.to_string() },
+        None => Unreached { status: StatusCode::BAD_GATEWAY, why: error.to_string() },
+    }
+}
+
 /// The answer to CONNECT: a tunnel begins behind its head.
 fn own_empty() -> Answer {
     http::Response::new(http_body_util::Either::Right(http_body_util::Full::default()))
 }
 
 /// Where a request wants to go, where it says so in one way. Nothing is repaired: see [`super::gate`].
-fn target(head: &Parts, plain: bool) -> Result<(HostName, u16), Unreached> {
+fn target(head: &Parts, plain: bool, seen: &Seen) -> Result<(HostName, u16), Unreached> {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     let Some(authority) = head.uri.authority() else { return unreached(BAD, "it names no host") };
     let tunnels = head.method == Method::CONNECT;
@@ -184,8 +196,9 @@ fn target(head: &Parts, plain: bool) -> Result<(HostName, u16), Unreached> {
     if plain && (head.uri.scheme() != Some(&http::uri::Scheme::HTTP) || climbs(head.uri.path())) {
         return unreached(BAD, "it is no URL in plain HTTP, or its path climbs; TLS goes by CONNECT");
     }
-    framing(&head.headers).or_else(|refusal| unreached(refusal.status, refusal.message))?;
-    if tunnels && head.headers.contains_key(header::CONTENT_LENGTH) {
+    framing(head, seen).or_else(|refusal| unreached(refusal.status, refusal.message))?;
+    if tunnels && [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| head.headers.contains_key(name))
+    {
         return unreached(BAD, "CONNECT has no body");
     }
     let (name, port) = name_and_port(authority, plain.then_some(80))?;

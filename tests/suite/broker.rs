@@ -1,6 +1,7 @@
 //! The broker: a hostile client in a real cell, an upstream on this machine, and what each of them got to see.
 
 pub mod agent; // the real agent works through it, and the credential is nowhere in its cell
+mod chunks; // bodies whose length is not told before, and what is no such body
 mod egress; // what is reached beside the API, and by whom
 mod end; // a run whose broker ends is a failure, and leaves nothing
 mod endpoints; // the same at Bedrock and Vertex AI

@@ -239,6 +239,10 @@ host, auth = "Host: plain.example:{port}", "Proxy-Authorization: " + AUTH
 connection, code = ask("POST http://plain.example:{port}/x HTTP/1.1", host, auth, "Content-Length: 5", "Connection: x-mine",
                        "X-Mine: 1", "X-Kept: 1", "Proxy-Connection: keep-alive", "TE: trailers", body=b"hello")
 say(code)
+say(ask("POST http://plain.example:{port}/chunks HTTP/1.1", host, auth, "Transfer-Encoding: chunked",
+        body=b"5\r\nhello\r\n0\r\n\r\n")[1])
+say(ask("POST http://plain.example:{port}/both HTTP/1.1", host, auth, "Transfer-Encoding: chunked", "Content-Length: 5",
+        body=b"0\r\n\r\n")[1])
 say(sorted(name for name in os.environ if "PROXY" in name.upper()))
 say(tunnel("plain.example:{port}")[1])
 "#
@@ -246,9 +250,10 @@ say(tunnel("plain.example:{port}")[1])
         let done = output(command.args(["--", "python3", "-c", &script]));
         let report = report(&done);
         let names = "['HTTP_PROXY', 'NO_PROXY', 'http_proxy', 'no_proxy']";
-        assert_eq!(done.out.lines().collect::<Vec<_>>(), ["fine", "200", names, "403"], "{done:?}");
+        assert_eq!(done.out.lines().collect::<Vec<_>>(), ["fine", "200", "200", "400", names, "403"], "{done:?}");
         let asked = upstream.asked();
-        assert_eq!(asked.len(), 2, "{asked:?}");
+        assert_eq!(asked.len(), 3, "{asked:?}");
+        assert_eq!((asked[2].head.lines().next(), &asked[2].body[..]), (Some("POST /chunks HTTP/1.1"), &b"hello"[..]));
         assert!(asked[0].head.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{asked:?}");
         assert_eq!((asked[1].head.lines().next(), &asked[1].body[..]), (Some("POST /x HTTP/1.1"), &b"hello"[..]));
         for one in &asked {
@@ -261,7 +266,7 @@ say(tunnel("plain.example:{port}")[1])
         let host = counted(&report, "hosts", &format!("http://plain.example:{port}"));
         assert_eq!(
             (number(host, "requests"), number(host, "bytes-up"), number(host, "bytes-down")),
-            (2, 5, 8),
+            (3, 10, 12),
             "{host}"
         );
     }

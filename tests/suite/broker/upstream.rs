@@ -107,9 +107,29 @@ fn read(reader: &mut impl BufRead) -> Option<Asked> {
         }
     }
     let mut asked = Asked { head, body: Vec::new() };
+    if asked.header("transfer-encoding") == ["chunked"] {
+        asked.body = chunks(reader)?;
+        return Some(asked);
+    }
     let length = asked.header("content-length").first().map_or(0, |text| text.parse().unwrap());
     reader.take(length).read_to_end(&mut asked.body).ok()?;
     Some(asked)
+}
+
+/// A body in chunks, where it is whole and has no trailers.
+fn chunks(reader: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let size = u64::from_str_radix(line.strip_suffix("\r\n")?, 16).ok()?;
+        let mut part = Vec::new();
+        reader.take(size + 2).read_to_end(&mut part).ok()?;
+        body.extend_from_slice(part.strip_suffix(b"\r\n").filter(|part| part.len() as u64 == size)?);
+        if size == 0 {
+            return Some(body);
+        }
+    }
 }
 
 /// TLS in front of a server, with a certificate of an authority of the test's own.

@@ -79,8 +79,7 @@ fn what_is_no_request_for_a_listed_host_in_one_form_leads_nowhere() {
             "the pass for a server" => &["407"],
             "another host" | "two hosts" | "no host" | "a URL with another host" => &["421"],
             "a path" => &["404"],
-            "chunks" | "length and chunks" => &["411"],
-            "a length" | "no length" => &["400"],
+            "chunks" | "length and chunks" | "a length" | "no length" => &["400"],
             // As the library says it, or the broker.
             _ => &["400", "403", "421", "closed"],
         };
