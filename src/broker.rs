@@ -14,6 +14,7 @@
 mod address;
 pub mod authority;
 mod body;
+mod frames;
 mod gate;
 mod inject;
 mod names;
@@ -23,6 +24,7 @@ mod process;
 mod proxy;
 mod reach;
 mod redact;
+mod socket;
 mod tally;
 pub mod trust;
 mod tunnel;

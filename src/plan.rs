@@ -289,7 +289,9 @@ impl Plan {
         let broker = broker::of(request, policy, agent, host, &on, network);
         let settings = agent.settings.as_ref().map(|settings| {
             let url = environ::base_url(request, agent, broker.as_ref()).unwrap_or_default();
-            settings.render(policy, &host.servers, &left_out).with_base_url(url)
+            let model = broker.as_ref().and_then(|broker| broker.model.as_ref());
+            let websocket = model.is_some_and(|model| model.websocket);
+            settings.render(policy, &host.servers, &left_out, websocket).with_base_url(url)
         });
         Ok(Plan {
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use subtle::ConstantTimeEq;
 
 use super::body::{LARGEST, TOO_LARGE};
+use super::socket;
 use super::watched::Seen;
 use crate::secret::Secret;
 
@@ -36,7 +37,11 @@ pub struct Refusal {
     pub message: &'static str,
 }
 
-const fn refuse(status: StatusCode, message: &'static str) -> Result<(), Refusal> {
+/// A sentence with its status.
+///
+/// # Errors
+/// Always.
+pub const fn refuse<T>(status: StatusCode, message: &'static str) -> Result<T, Refusal> {
     Err(Refusal { status, kind: "invalid_request_error", message })
 }
 
@@ -50,6 +55,13 @@ impl Gate {
         self.form(head)?;
         framing(head, seen)?;
         self.phantom(&head.headers)
+    }
+
+    /// Lets a request for a WebSocket pass, and gives its key.
+    pub fn admit_socket(&self, head: &Parts, seen: &Seen) -> Result<HeaderValue, Refusal> {
+        self.form(head)?;
+        let key = socket::asks(head, seen)?;
+        self.phantom(&head.headers).map(|()| key)
     }
 
     /// Origin form and the listener's own name: anything else asks for another host or a proxy.

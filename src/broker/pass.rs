@@ -15,11 +15,13 @@ use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{Fault, Part, Passing};
 use super::gate::{Gate, Refusal, is_last};
 use super::names::Names;
 use super::redact::{Redactor, contains};
+use super::socket;
 use super::tally::Tally;
 use super::usage::Reader;
 use super::watched::Seen;
@@ -28,6 +30,9 @@ use crate::secret::Secret;
 
 /// What an agent gets as a body: the upstream's, or the broker's own words.
 pub type Answer = Response<Either<Passing, Full<Bytes>>>;
+
+/// Connections to upstreams.
+pub type Connections = Client<HttpsConnector<HttpConnector<Names>>, Passing>;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: [&str; 9] = [
@@ -70,19 +75,24 @@ pub struct Path {
     /// The same alone, to be found in answers.
     pub credential: Arc<Secret>,
     /// Connections to there.
-    pub client: Client<HttpsConnector<HttpConnector<Names>>, Passing>,
+    pub client: Connections,
+    /// Those that become WebSockets, where it speaks them.
+    pub sockets: Option<Connections>,
     /// How long an answer may take to begin and to go on.
     pub timeout: Duration,
     /// What happened.
     pub tally: Arc<Tally>,
 }
 
-/// What came of a request that was sent on.
-enum Lost {
+/// Why a request that was sent on has no answer.
+pub enum Lost {
+    /// The upstream did not answer, or with something that is no answer.
     Unreachable(String),
     /// The agent's own request broke off.
     Broken(StatusCode, String),
+    /// It did not in time.
     Late,
+    /// Nobody could look into its answer.
     Encoded,
 }
 
@@ -91,39 +101,59 @@ impl Path {
     ///
     /// # Errors
     /// None: a request that cannot be answered gets an error in the API's own form.
-    pub async fn answer(self: Arc<Path>, request: Request<Incoming>, seen: &Seen) -> Result<Answer, Infallible> {
+    pub async fn answer(
+        self: Arc<Path>,
+        request: Request<Incoming>,
+        place: Arc<OwnedSemaphorePermit>,
+        seen: &Seen,
+    ) -> Result<Answer, Infallible> {
+        if self.sockets.is_some() && request.headers().contains_key(header::UPGRADE) {
+            return Ok(socket::answer(self, request, place, seen).await);
+        }
         let (head, body) = request.into_parts();
         if let Err(refusal) = self.gate.admit(&head, seen) {
-            self.tally.model.refused();
-            return Ok(refused(refusal));
+            return Ok(self.refused(refusal));
         }
         let last = is_last(&head.headers);
-        let answer = self.send(head, body).await.unwrap_or_else(|lost| {
-            self.tally.model.failed();
-            self.lost(&lost)
-        });
+        let answer = self.send(head, body).await.unwrap_or_else(|lost| self.lost(&lost));
         Ok(if last { closing(answer) } else { answer })
     }
 
     async fn send(&self, head: Parts, body: Incoming) -> Result<Answer, Lost> {
+        let answer = self.ask(&self.client, head, body, |_| {}).await?;
+        let reader = Reader::new(answer.headers(), &self.tally);
+        cleaned(answer, &self.credential, self.part(), reader).map_err(|_| Lost::Encoded)
+    }
+
+    /// The upstream's answer to a request of the agent's with the credential, and with headers that are added last.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn ask(
+        &self,
+        client: &Connections,
+        head: Parts,
+        body: Incoming,
+        add: impl FnOnce(&mut HeaderMap),
+    ) -> Result<Response<Incoming>, Lost> {
         let started = Instant::now();
-        let body = Passing::up(body, self.part());
-        let mut request = Request::new(body);
+        let mut request = Request::new(Passing::up(body, self.part()));
         *request.method_mut() = head.method;
         *request.uri_mut() = self.uri(&head.uri).ok_or_else(|| Lost::Unreachable("its URL cannot be made".into()))?;
         *request.headers_mut() = self.headers(head.headers);
+        add(request.headers_mut());
         self.tally.model.sent();
-        let answer = match tokio::time::timeout(self.timeout, self.client.request(request)).await {
+        let answer = match tokio::time::timeout(self.timeout, client.request(request)).await {
             Err(_) => return Err(Lost::Late),
             Ok(Err(error)) => return Err(lost(&error)),
             Ok(Ok(answer)) => answer,
         };
         self.tally.model.answered(started.elapsed());
-        let reader = Reader::new(answer.headers(), &self.tally);
-        cleaned(answer, &self.credential, self.part(), reader).map_err(|_| Lost::Encoded)
+        Ok(answer)
     }
 
-    fn part(&self) -> Part {
+    /// What bounds a body to or from the upstream.
+    pub fn part(&self) -> Part {
         Part { counters: self.tally.model.clone(), timeout: self.timeout, budget: None }
     }
 
@@ -146,7 +176,15 @@ impl Path {
         headers
     }
 
-    fn lost(&self, lost: &Lost) -> Answer {
+    /// A request that is not sent on may have a body that nobody reads: its connection ends.
+    pub fn refused(&self, refusal: Refusal) -> Answer {
+        self.tally.model.refused();
+        closing(own(refusal.status, refusal.kind, refusal.message))
+    }
+
+    /// One that was sent on and got no answer.
+    pub fn lost(&self, lost: &Lost) -> Answer {
+        self.tally.model.failed();
         let upstream = &self.target.authority;
         let (status, kind, why) = match lost {
             Lost::Broken(status, why) => return closing(own(*status, "invalid_request_error", why)),
@@ -176,15 +214,20 @@ pub fn cleaned(
     if encoded || head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(ENCODED);
     }
-    drop_hop_by_hop(&mut head.headers);
-    let tells = |value: &HeaderValue| contains(value.as_bytes(), secret);
-    let telling: Vec<HeaderName> =
-        head.headers.iter().filter(|(_, value)| tells(value)).map(|(name, _)| name.clone()).collect();
-    telling.iter().for_each(|name| drop(head.headers.remove(name)));
+    clean_head(&mut head.headers, secret);
     let mut answer = passing(Passing::down(body, part, Some(Redactor::new(secret.clone())), reader));
     *answer.status_mut() = head.status;
     *answer.headers_mut() = head.headers;
     Ok(answer)
+}
+
+/// Takes out what is of one connection, and what tells the secret.
+pub fn clean_head(headers: &mut HeaderMap, secret: &Secret) {
+    drop_hop_by_hop(headers);
+    let tells = |value: &HeaderValue| contains(value.as_bytes(), secret);
+    let telling: Vec<HeaderName> =
+        headers.iter().filter(|(_, value)| tells(value)).map(|(name, _)| name.clone()).collect();
+    telling.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 /// Takes out what is of one connection, and what is named as that.
@@ -220,11 +263,6 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     last.to_string()
 }
 
-/// A refused request may have a body that nobody reads: its connection ends.
-fn refused(refusal: Refusal) -> Answer {
-    closing(own(refusal.status, refusal.kind, refusal.message))
-}
-
 /// An answer that is the last of its connection.
 pub fn closing(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -234,6 +272,11 @@ pub fn closing(mut answer: Answer) -> Answer {
 /// An answer whose body passes.
 pub fn passing(body: Passing) -> Answer {
     Response::new(Either::Left(body))
+}
+
+/// An answer of a head alone.
+pub fn own_empty() -> Answer {
+    Response::new(Either::Right(Full::default()))
 }
 
 /// An error in the form of the Messages API, which other APIs' clients read as well.

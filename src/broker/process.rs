@@ -22,11 +22,10 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
-use super::body::Passing;
 use super::gate::Gate;
 use super::inject::Injector;
 use super::names::Names;
-use super::pass::{Answer, Path, own};
+use super::pass::{Answer, Connections, Path, own};
 use super::peer::Peers;
 use super::proxy::{Pass, Proxy};
 use super::reach::{Budget, Reach};
@@ -200,7 +199,7 @@ impl Service {
         let elsewhere = request.method() == Method::CONNECT || request.uri().authority().is_some();
         Ok(match (&self.proxy, &self.model) {
             (Some(proxy), _) if elsewhere => proxy.clone().answer(request, place, &seen).await,
-            (_, Some(model)) => return model.clone().answer(request, &seen).await,
+            (_, Some(model)) => return model.clone().answer(request, place, &seen).await,
             (_, None) => {
                 self.tally.model.refused();
                 own(StatusCode::NOT_FOUND, "not_found_error", "no credential is brokered for this cell")
@@ -227,8 +226,10 @@ fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAdd
     let proxy = reach.map(|reach| Arc::new(Proxy { reach: Arc::new(reach), injector, pass: Pass::new(pass) }));
     let model = match (&plan.model, held) {
         (Some(model), Some(held)) => {
-            let client = client(tls(roots, held.client_key.as_deref())?, names, plan.connect_timeout);
-            Some(Arc::new(path(model, held, client, &tally, listener)?))
+            let tls = tls(roots, held.client_key.as_deref())?;
+            let sockets = model.websocket.then(|| for_sockets(tls.clone(), names.clone(), plan.connect_timeout));
+            let client = client(tls, names, plan.connect_timeout);
+            Some(Arc::new(path(model, held, client, sockets, &tally, listener)?))
         }
         _ => None,
     };
@@ -238,7 +239,8 @@ fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAdd
 fn path(
     model: &Model,
     held: &Held<'_>,
-    client: Client<HttpsConnector<HttpConnector<Names>>, Passing>,
+    client: Connections,
+    sockets: Option<Connections>,
     tally: &Arc<Tally>,
     listener: SocketAddr,
 ) -> Result<Path, String> {
@@ -254,6 +256,7 @@ fn path(
         value,
         credential: credential.clone(),
         client,
+        sockets,
         timeout: model.timeout,
         tally: tally.clone(),
     })
@@ -270,19 +273,28 @@ fn tls(roots: RootCertStore, key: Option<&Secret>) -> Result<ClientConfig, Strin
     builder.with_client_auth_cert(chain, key).map_err(failed)
 }
 
-fn client(
-    tls: ClientConfig,
-    names: Names,
-    patience: Duration,
-) -> Client<HttpsConnector<HttpConnector<Names>>, Passing> {
+fn tcp(names: Names, patience: Duration) -> HttpConnector<Names> {
     let mut tcp = HttpConnector::new_with_resolver(names);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(patience));
+    tcp
+}
+
+/// Connections that become something else, one for each: only HTTP/1.1 lets them.
+fn for_sockets(mut tls: ClientConfig, names: Names, patience: Duration) -> Connections {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).pool_max_idle_per_host(0);
+    builder.http1_max_buf_size(HEAD_SIZE).http1_max_headers(HEADERS);
+    builder.build(HttpsConnector::from((tcp(names, patience), tls)))
+}
+
+fn client(tls: ClientConfig, names: Names, patience: Duration) -> Connections {
     // http is planned for the loopback only (see `Upstream::target`).
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2();
     let mut builder = Client::builder(TokioExecutor::new());
     builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
     builder.http1_max_buf_size(ANSWER).http1_max_headers(HEADERS).http2_max_header_list_size(HEAD_SIZE as u32);
-    builder.build(https.wrap_connector(tcp))
+    builder.build(https.wrap_connector(tcp(names, patience)))
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::body::{Fault, Part, Passing};
 use super::gate::{METHODS, climbs, framing, is_last, only};
 use super::inject::Injector;
-use super::pass::{Answer, closing, drop_hop_by_hop, own};
+use super::pass::{Answer, closing, drop_hop_by_hop, own, own_empty};
 use super::reach::{Goal, Reach, Unreached, unreached};
 use super::tunnel::{self, Bounds};
 use super::watched::Seen;
@@ -111,6 +111,7 @@ impl Proxy {
                 goal.cut(&cut);
             }
         });
+        // The tunnel begins behind its head.
         Ok(own_empty())
     }
 
@@ -174,11 +175,6 @@ pub fn lost(error: hyper::Error) -> Unreached {
         Some(fault) => Unreached { status: fault.status(), why: fault.to_string() },
         None => Unreached { status: StatusCode::BAD_GATEWAY, why: error.to_string() },
     }
-}
-
-/// The answer to CONNECT: a tunnel begins behind its head.
-fn own_empty() -> Answer {
-    http::Response::new(http_body_util::Either::Right(http_body_util::Full::default()))
 }
 
 /// Where a request wants to go, where it says so in one way. Nothing is repaired: see [`super::gate`].

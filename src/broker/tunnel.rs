@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -61,16 +62,24 @@ pub async fn carry(
         .map_err(|spent| Cut::Broken(spent.into()))?;
     host.write_all(&hello).await.map_err(|error| Cut::Broken(error.to_string()))?;
     drop(hello);
-    let last = Last { passed: Mutex::new(Instant::now()), heard: AtomicBool::new(false) };
+    let last = Last::new();
     let (client_reads, client_writes) = split(client);
     let (host_reads, host_writes) = split(host);
-    let up = pump(client_reads, host_writes, Direction::Up, goal, bounds, &last);
-    let down = pump(host_reads, client_writes, Direction::Down, goal, bounds, &last);
+    let count = |direction, bytes: &[u8]| {
+        pass(bounds.budget, &goal.counters, direction, bytes.len() as u64).map_err(Stop::Spent).map(|()| None)
+    };
+    let up = pump(client_reads, host_writes, &last, |bytes| count(Direction::Up, bytes));
+    let down = pump(host_reads, client_writes, &last, |bytes| {
+        if last.hear() {
+            goal.counters.answered(bounds.asked.elapsed());
+        }
+        count(Direction::Down, bytes)
+    });
     tokio::select! {
         both = async { tokio::try_join!(up, down) } => match both {
             Err(Stop::Spent(why)) => Err(Cut::Broken(why.into())),
             // Many clients and hosts end so when they are done. Whether something is missing, their TLS says to them.
-            _ if last.heard.load(Ordering::Relaxed) => Ok(()),
+            _ if last.heard() => Ok(()),
             Err(Stop::Lost(error)) => Err(Cut::Broken(error.to_string())),
             Ok(_) => Err(Cut::Broken("the host did not answer".into())),
         },
@@ -111,18 +120,22 @@ fn fits(said: Option<&str>, name: &HostName) -> Result<(), String> {
 }
 
 /// Why one way ended before its side was done.
-enum Stop {
+pub enum Stop {
+    /// No more may pass.
     Spent(&'static str),
+    /// The other side is gone.
     Lost(io::Error),
 }
 
-async fn pump(
+/// Carries bytes one way until that side is done. `look` sees them first, and may give others for them.
+///
+/// # Errors
+/// Why it ended before.
+pub async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    direction: Direction,
-    goal: &Goal,
-    bounds: &Bounds<'_>,
     last: &Last,
+    mut look: impl FnMut(&[u8]) -> Result<Option<Bytes>, Stop>,
 ) -> Result<(), Stop> {
     let mut part = vec![0; PART];
     loop {
@@ -132,22 +145,36 @@ async fn pump(
             let _ = to.shutdown().await;
             return Ok(());
         }
-        if direction == Direction::Down && !last.heard.swap(true, Ordering::Relaxed) {
-            goal.counters.answered(bounds.asked.elapsed());
-        }
-        pass(bounds.budget, &goal.counters, direction, length as u64).map_err(Stop::Spent)?;
-        to.write_all(&part[..length]).await.map_err(Stop::Lost)?;
+        let other = look(&part[..length])?;
+        to.write_all(other.as_deref().unwrap_or(&part[..length])).await.map_err(Stop::Lost)?;
+        // TLS may keep what the socket did not take.
+        to.flush().await.map_err(Stop::Lost)?;
         last.is_now();
     }
 }
 
 /// When something passed, and whether any of it came from the host.
-struct Last {
+pub struct Last {
     passed: Mutex<Instant>,
     heard: AtomicBool,
 }
 
 impl Last {
+    /// Now, and nothing yet.
+    pub fn new() -> Last {
+        Last { passed: Mutex::new(Instant::now()), heard: AtomicBool::new(false) }
+    }
+
+    /// The host said something; whether that is the first.
+    pub fn hear(&self) -> bool {
+        !self.heard.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it ever did.
+    pub fn heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     fn is_now(&self) {
         *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -158,7 +185,7 @@ impl Last {
 }
 
 /// Ends when nothing has passed for this long.
-async fn idle(last: &Last, time: Duration) {
+pub async fn idle(last: &Last, time: Duration) {
     loop {
         let until = last.get() + time;
         if until <= Instant::now() {

@@ -53,6 +53,23 @@ impl Reader {
         Some(Reader { tally: tally.clone(), form, found: Found::default() })
     }
 
+    /// One for the messages of a WebSocket, each of them a JSON text and perhaps an answer.
+    pub fn messages(tally: &Arc<Tally>) -> Reader {
+        Reader { tally: tally.clone(), form: Form::Json(Document::new()), found: Found::default() }
+    }
+
+    /// A message ends.
+    pub fn end(&mut self) {
+        self.count();
+        self.form = Form::Json(Document::new());
+    }
+
+    fn count(&mut self) {
+        if let Some(tokens) = std::mem::take(&mut self.found).tokens() {
+            self.tally.counted(tokens);
+        }
+    }
+
     /// A part of the answer.
     pub fn read(&mut self, mut part: &[u8]) {
         let line = match &mut self.form {
@@ -73,9 +90,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(tokens) = self.found.tokens() {
-            self.tally.counted(tokens);
-        }
+        self.count();
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Broker {
 pub struct Model {
     /// Where the agent's requests go.
     pub upstream: Upstream,
+    /// Whether a request may change to a WebSocket there.
+    pub websocket: bool,
     /// How the agent may send its credential; the one that fits is known when the credential is read.
     pub ways: Vec<Way>,
     /// The file with the broker's own certificate for the upstream.
@@ -159,6 +161,8 @@ fn model(request: &Request, policy: &Policy, agent: &AgentSpec) -> Option<Model>
         ways: agent.credential.way.clone(),
         client_cert: request.client_cert.clone(),
         timeout: policy.network.upstream_timeout.0,
+        // Of another one nothing says that it speaks them.
+        websocket: agent.environment.websocket && request.upstream.is_none(),
         upstream,
     })
 }

@@ -179,7 +179,9 @@ fn model(model: &Model, authorities: Option<&Path>) -> Vec<String> {
     let headers: Vec<String> = headers.collect();
     let upstream = format!("upstream  {}, {vouched}", model.upstream.url);
     let header = format!("header    {}: the phantom in it becomes the credential", headers.join(", else "));
-    [upstream].into_iter().chain(shown).chain([header]).collect()
+    let sockets =
+        model.websocket.then(|| "sockets   WebSockets to it, too; what the agent says in them passes unread".into());
+    [upstream].into_iter().chain(shown).chain([header]).chain(sockets).collect()
 }
 
 /// A host of the list and who named it.

@@ -67,19 +67,44 @@ pub struct AgentSpec {
 
 /// Variables of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(try_from = "WrittenEnvironment")]
 pub struct Environment {
     /// Set for it: values may name `{home}`, `{tmp}`, `{work}` and `{settings}`.
-    #[serde(default, deserialize_with = "names::variables")]
     pub set: BTreeMap<String, String>,
     /// The variable for `--upstream`.
-    #[serde(default, deserialize_with = "names::optional_variable")]
     pub base_url: Option<String>,
     /// Where a broker sends the agent's requests unless `--upstream` says otherwise.
     pub upstream: Option<Upstream>,
+    /// Whether the broker lets the agent's requests change to WebSockets there.
+    pub websocket: bool,
     /// Names that steer its settings or credential: `--setenv` refuses them. A trailing `*` stands for any ending.
-    #[serde(default)]
     pub steer: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct WrittenEnvironment {
+    #[serde(default, deserialize_with = "names::variables")]
+    set: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "names::optional_variable")]
+    base_url: Option<String>,
+    upstream: Option<Upstream>,
+    #[serde(default)]
+    websocket: bool,
+    #[serde(default)]
+    steer: Vec<String>,
+}
+
+impl TryFrom<WrittenEnvironment> for Environment {
+    type Error = String;
+
+    fn try_from(written: WrittenEnvironment) -> Result<Environment, String> {
+        let WrittenEnvironment { set, base_url, upstream, websocket, steer } = written;
+        match (websocket, &upstream) {
+            (true, None) => Err("`websocket` says something of `upstream`, and there is none".into()),
+            _ => Ok(Environment { set, base_url, upstream, websocket, steer }),
+        }
+    }
 }
 
 /// Arguments of an agent.
@@ -139,11 +164,12 @@ pub struct InitEvent {
 }
 
 impl Settings {
-    /// The settings for a policy with these MCP servers of the caller's, without the rules of these classes.
-    pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
+    /// The settings for a policy with these MCP servers of the caller's, without the rules of these classes; whether the
+    /// agent's requests may change to WebSockets.
+    pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class], websocket: bool) -> Rendered {
         match self {
             Settings::Claude(template) => template.render(policy, servers, left_out),
-            Settings::Codex(template) => template.render(policy),
+            Settings::Codex(template) => template.render(policy, websocket),
             Settings::Gemini(template) => template.render(policy, servers, left_out),
         }
     }

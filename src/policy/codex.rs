@@ -133,6 +133,7 @@ struct Provider {
     wire_api: &'static str,
     /// The credential is read from `auth.json`.
     requires_openai_auth: bool,
+    supports_websockets: bool,
 }
 
 /// What Codex lets nothing loosen.
@@ -179,14 +180,14 @@ const PROVIDER: &str = "cell";
 
 impl Template {
     /// The settings for a policy.
-    pub fn render(&self, policy: &Policy) -> Rendered {
+    pub fn render(&self, policy: &Policy, websocket: bool) -> Rendered {
         let features = self.switched_off(policy);
         let rules = self.forbidden(policy);
         let web = policy.deny.contains(&Class::Web).then_some(OFF);
         let file = |place, text| SettingsFile { place, text };
         Rendered {
             files: vec![
-                file(FilePlace::Home(self.config.clone()), config(policy, features.clone(), web)),
+                file(FilePlace::Home(self.config.clone()), config(policy, features.clone(), web, websocket)),
                 file(FilePlace::Home(self.rules_file.clone()), rules.iter().map(|rule| starlark(rule)).collect()),
                 file(FilePlace::Managed(self.requirements.clone()), requirements(features, &rules, web)),
             ],
@@ -211,9 +212,19 @@ impl Template {
     }
 }
 
-fn config(policy: &Policy, features: BTreeMap<&str, bool>, web_search: Option<&'static str>) -> String {
-    let provider =
-        Provider { name: "the model's API", base_url: BASE_URL, wire_api: "responses", requires_openai_auth: true };
+fn config(
+    policy: &Policy,
+    features: BTreeMap<&str, bool>,
+    web_search: Option<&'static str>,
+    supports_websockets: bool,
+) -> String {
+    let provider = Provider {
+        name: "the model's API",
+        base_url: BASE_URL,
+        wire_api: "responses",
+        requires_openai_auth: true,
+        supports_websockets,
+    };
     let config = Config {
         approval_policy: NEVER,
         sandbox_mode: NO_SANDBOX,

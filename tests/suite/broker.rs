@@ -6,8 +6,10 @@ mod egress; // what is reached beside the API, and by whom
 mod end; // a run whose broker ends is a failure, and leaves nothing
 mod endpoints; // the same at Bedrock and Vertex AI
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
+pub mod frames; // an upstream that speaks WebSocket
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods
 mod planned;
+mod sockets; // WebSockets to the upstream, for agents whose file says so
 pub mod tap; // what passes on the loopback of a cell
 mod tiers; // without a network of the cell's own: what is reached, and by whom
 pub mod upstream; // servers on 127.0.0.1 that write down what they get, and TLS in front of any

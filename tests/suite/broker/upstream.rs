@@ -173,6 +173,13 @@ impl Front {
         Front { address, ca: path }
     }
 
+    /// For 127.0.0.1 itself, with HTTP/2 for whoever speaks it, although the server behind does not.
+    pub fn choosing(behind: SocketAddr, dir: &Path) -> Front {
+        let (mut config, ca) = certificates(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Front::with((config, ca), behind, dir)
+    }
+
     /// For 127.0.0.1 itself.
     pub fn loopback(behind: SocketAddr, dir: &Path) -> Front {
         Front::new(behind, SanType::IpAddress(Ipv4Addr::LOCALHOST.into()), dir)
