@@ -3,6 +3,7 @@
 
 mod cases; // the calls of the table, and what must come of each at each level
 mod hostile; // a repository that wants to loosen the level, and an agent that rewrites its own settings
+mod sockets; // its model over a WebSocket
 pub mod table; // use case × level × launcher, and the README's part of it
 
 use std::process::Command;
