@@ -1,5 +1,7 @@
 //! Requests that lead nowhere, and tunnels that are for another host than they say.
 
+use std::io::{Read, Write};
+
 use super::super::upstream::Upstream;
 use super::super::{Service, report, somebody};
 use super::{Listed, counted, number};
@@ -93,14 +95,7 @@ fn what_is_no_request_for_a_listed_host_in_one_form_leads_nowhere() {
     assert!(number(counted(&report, "denied", "other.example:443"), "refused") == 1, "{report}");
 }
 
-const TUNNELS: &str = r#"
-good = f"test.example:{PORT}"
-def through(name, first, wait=True):
-    connection, code = tunnel(good)
-    connection.sendall(first)
-    say(name, "|", code, ended(connection))
-    connection.close()
-
+const HELLO: &str = r#"
 def hello(name):
     """The first bytes of a client's TLS."""
     out = ssl.MemoryBIO()
@@ -111,6 +106,15 @@ def hello(name):
         client.do_handshake()
     except ssl.SSLWantReadError:
         return out.read()
+"#;
+
+const TUNNELS: &str = r#"
+good = f"test.example:{PORT}"
+def through(name, first, wait=True):
+    connection, code = tunnel(good)
+    connection.sendall(first)
+    say(name, "|", code, ended(connection))
+    connection.close()
 
 through("another name", hello("other.example"))
 through("a name above", hello("example"))
@@ -141,7 +145,7 @@ say("at once", "|", code, at_once.recv(1) == b"\x16")
 fn a_tunnel_that_is_not_for_the_host_that_was_asked_for_is_closed() {
     let Some(service) = Service::new(somebody()) else { return };
     let listed = Listed::new(service, Upstream::fine());
-    let done = listed.play("", TUNNELS);
+    let done = listed.play("", &format!("{HELLO}{TUNNELS}"));
     let report = report(&done);
     let lines: Vec<&str> = done.out.lines().collect();
     assert_eq!(lines.len(), 14, "{done:?}");
@@ -152,6 +156,66 @@ fn a_tunnel_that_is_not_for_the_host_that_was_asked_for_is_closed() {
     assert_eq!(listed.upstream.asked().len(), 1, "nothing in the clear has come through");
     let host = counted(&report, "hosts", &format!("test.example:{}", listed.port()));
     assert_eq!((number(host, "requests"), number(host, "refused")), (3, 11), "{host}");
+}
+
+/// With an encrypted hello (RFC 9849) the outer one is all that anybody but the host can read: the tunnel leads to its host.
+const ENCRYPTED: &str = r#"
+good = f"test.example:{PORT}"
+def encrypted(name):
+    """The same with an inner one, which nobody here can read."""
+    text = hello(name)
+    sealed = b"\0" + b"\0\1\0\1" + b"\x2a" + b"\0\x20" + os.urandom(32) + b"\0\xb0" + os.urandom(176)
+    more = b"\xfe\x0d" + len(sealed).to_bytes(2, "big") + sealed
+    at = 5 + 4 + 2 + 32
+    at += 1 + text[at]
+    at += 2 + int.from_bytes(text[at:at + 2], "big")
+    at += 1 + text[at]
+    grown = lambda place, size: (int.from_bytes(text[place:place + size], "big") + len(more)).to_bytes(size, "big")
+    return text[:3] + grown(3, 2) + text[5:6] + grown(6, 3) + text[9:at] + grown(at, 2) + text[at + 2:] + more
+
+for name in ["test.example", "other.example", None]:
+    connection, code = tunnel(good)
+    connection.sendall(encrypted(name))
+    if name == "test.example":
+        kind = connection.recv(1)
+        say(name, code, kind.hex())
+    else:
+        say(name, code, ended(connection))
+connection, code = tunnel(f"second.example:{SECOND}")
+connection.sendall(encrypted("test.example"))
+say("second", code, ended(connection))
+connection, code = tunnel(f"second.example:{SECOND}")
+connection.sendall(encrypted("second.example"))
+say("second", code, connection.recv(1).hex())
+"#;
+
+#[test]
+fn an_encrypted_hello_leads_to_the_host_that_it_names_outside_and_to_no_other() {
+    let Some(service) = Service::new(somebody()) else { return };
+    let listed = Listed::new(service, Upstream::fine());
+    let second = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = second.local_addr().unwrap().port();
+    let heard = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        for stream in second.incoming().take(2) {
+            let (mut stream, mut part) = (stream.unwrap(), [0; 4096]);
+            heard.push(stream.read(&mut part).unwrap());
+            let _ = stream.write_all(b"\x16");
+        }
+        heard
+    });
+    let policy = listed.policy_with("", &format!("\"second.example:{port}\" = \"127.0.0.1\""));
+    let mut command = super::bare(&listed.service);
+    let script = format!("SECOND = {port}\n{HELLO}{ENCRYPTED}");
+    let done = crate::stage::output(listed.client(command.arg("--policy").arg(policy), &script));
+    let want = ["test.example 200 16", "other.example 200 True", "None 200 True", "second 200 True", "second 200 16"];
+    assert_eq!(done.out.lines().collect::<Vec<_>>(), want, "{done:?}");
+    // Of the hello for the first host the second hears nothing.
+    let heard = heard.join().unwrap();
+    assert!(heard[0] == 0 && heard[1] > 300, "{heard:?}");
+    let host = report(&done);
+    let host = counted(&host, "hosts", &format!("second.example:{port}"));
+    assert_eq!((number(host, "requests"), number(host, "refused")), (1, 1), "{host}");
 }
 
 #[test]
