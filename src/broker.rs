@@ -14,22 +14,22 @@
 mod address;
 pub mod authority;
 mod body;
-mod frames;
-mod gate;
+pub mod frames;
+pub mod gate;
 mod inject;
 mod names;
 mod pass;
 mod peer;
 mod process;
-mod proxy;
+pub mod proxy;
 mod reach;
 mod redact;
 mod socket;
 mod tally;
 pub mod trust;
-mod tunnel;
+pub mod tunnel;
 mod usage;
-mod watched;
+pub mod watched;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
 pub use inject::Injected;
-pub use tally::{Counts, Host, Tokens, Traffic};
+pub use tally::{Counts, Host, Tally, Tokens, Traffic};
 
 /// How long a broker may take to say what it did. It only has to be scheduled.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,11 +1,15 @@
 //! What the targets share: hosts and requests made of a few bytes, and what must hold for every plan and every error.
 #![forbid(unsafe_code)]
 
+mod names;
 mod plan;
+mod rendered;
 mod settings;
 mod world;
 
+pub use names::check_name;
 pub use plan::check_plan;
+pub use rendered::{check_codex, check_gemini};
 pub use settings::check_settings;
 pub use world::{Choices, host, requests};
 

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use oubliette::policy::Policy;
 use oubliette::policy::agent::{AgentSpec, Settings};
 use oubliette::policy::files::{Library, parse};
-use oubliette_fuzz::{check_error, check_plan, check_settings, host, requests, split};
+use oubliette_fuzz::{check_codex, check_error, check_gemini, check_plan, check_settings, host, requests, split};
 
 static LEVELS: LazyLock<Vec<Policy>> = LazyLock::new(|| {
     let library = Library::new(None);
@@ -20,8 +20,13 @@ fuzz_target!(|data: &[u8]| {
         Ok(agent) => agent,
         Err(error) => return check_error(&error, "a.toml"),
     };
-    if let Some(Settings::Claude(template)) = &agent.settings {
-        LEVELS.iter().for_each(|policy| check_settings(template, policy));
+    for policy in LEVELS.iter() {
+        match &agent.settings {
+            Some(Settings::Claude(template)) => check_settings(template, policy),
+            Some(Settings::Codex(template)) => check_codex(template, policy),
+            Some(Settings::Gemini(template)) => check_gemini(template, policy),
+            None => {}
+        }
     }
     for name in agent.environment.set.keys().chain(&agent.environment.base_url) {
         assert!(agent.steers(name), "--setenv may replace {name}");

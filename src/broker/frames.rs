@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::redact::Redactor;
+use super::tally::Tally;
 use super::usage::Reader;
 use crate::secret::Secret;
 
@@ -47,9 +48,9 @@ enum Kind {
 }
 
 impl Frames {
-    /// Those of an upstream that has this credential.
-    pub fn new(credential: Arc<Secret>, reader: Reader) -> Frames {
-        let redactor = Redactor::new(credential);
+    /// Those of an upstream that has this credential, whose answers are counted here.
+    pub fn new(credential: Arc<Secret>, tally: &Arc<Tally>) -> Frames {
+        let (redactor, reader) = (Redactor::new(credential), Reader::messages(tally));
         Frames { redactor, reader, head: [0; HEAD], known: 0, frame: None, message: None }
     }
 
@@ -124,7 +125,6 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::tally::Tally;
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let length = payload.len();
@@ -134,10 +134,6 @@ mod tests {
             _ => [&[first, 127][..], &(length as u64).to_be_bytes()].concat(),
         };
         [head, payload.to_vec()].concat()
-    }
-
-    fn frames(credential: &Arc<Secret>, tally: &Arc<Tally>) -> Frames {
-        Frames::new(credential.clone(), Reader::messages(tally))
     }
 
     #[test]
@@ -163,18 +159,18 @@ mod tests {
         };
         let text = message(word);
         for size in [1, 2, 3, 10, 127, 4096, text.len()] {
-            let mut frames = frames(&credential, &Arc::default());
+            let mut frames = Frames::new(credential.clone(), &Arc::default());
             let parts = text.chunks(size).flat_map(|part| frames.pass(part).unwrap());
             assert!(parts.collect::<Vec<u8>>() == message(&cover), "in parts of {size}");
         }
-        let mut frames = frames(&credential, &Arc::default());
+        let mut frames = Frames::new(credential.clone(), &Arc::default());
         assert_eq!(frames.pass(&frame(0x81, b"thus")).unwrap(), frame(0x81, b"thus"));
     }
 
     #[test]
     fn each_message_that_counts_tokens_is_an_answer() {
         let (credential, tally) = (Arc::new(Secret::phantom("sk-").unwrap()), Arc::new(Tally::default()));
-        let mut frames = frames(&credential, &tally);
+        let mut frames = Frames::new(credential.clone(), &tally);
         let usage = |input: u64| {
             format!(
                 r#"{{"type":"response.completed","response":{{"usage":{{"input_tokens":{input},"output_tokens":2}}}}}}"#
@@ -209,7 +205,7 @@ mod tests {
             &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
         ] {
             for size in [1, bad.len()] {
-                let mut frames = frames(&credential, &Arc::default());
+                let mut frames = Frames::new(credential.clone(), &Arc::default());
                 assert!(bad.chunks(size).any(|part| frames.pass(part).is_err()), "{bad:x?}");
             }
         }

@@ -178,7 +178,10 @@ pub fn lost(error: hyper::Error) -> Unreached {
 }
 
 /// Where a request wants to go, where it says so in one way. Nothing is repaired: see [`super::gate`].
-fn target(head: &Parts, plain: bool, seen: &Seen) -> Result<(HostName, u16), Unreached> {
+///
+/// # Errors
+/// It is none, or could be read in two ways.
+pub fn target(head: &Parts, plain: bool, seen: &Seen) -> Result<(HostName, u16), Unreached> {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     let Some(authority) = head.uri.authority() else { return unreached(BAD, "it names no host") };
     let tunnels = head.method == Method::CONNECT;

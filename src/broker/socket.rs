@@ -174,7 +174,7 @@ fn asking(headers: &mut HeaderMap, key: &HeaderValue) {
 /// Carries frames until both sides are done.
 async fn carry(path: &Path, client: Upgraded, host: Upgraded) {
     let counters = &path.tally.model;
-    let last = Last::new();
+    let last = Last::default();
     let (client_reads, client_writes) = split(TokioIo::new(client));
     let (host_reads, host_writes) = split(TokioIo::new(host));
     let mut left = LARGEST;
@@ -183,7 +183,7 @@ async fn carry(path: &Path, client: Upgraded, host: Upgraded) {
         counters.passed(Direction::Up, bytes.len() as u64);
         Ok(None)
     });
-    let mut frames = Frames::new(path.credential.clone(), Reader::messages(&path.tally));
+    let mut frames = Frames::new(path.credential.clone(), &path.tally);
     let down = pump(host_reads, client_writes, &last, |bytes| {
         last.hear();
         counters.passed(Direction::Down, bytes.len() as u64);

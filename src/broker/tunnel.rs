@@ -62,7 +62,7 @@ pub async fn carry(
         .map_err(|spent| Cut::Broken(spent.into()))?;
     host.write_all(&hello).await.map_err(|error| Cut::Broken(error.to_string()))?;
     drop(hello);
-    let last = Last::new();
+    let last = Last::default();
     let (client_reads, client_writes) = split(client);
     let (host_reads, host_writes) = split(host);
     let count = |direction, bytes: &[u8]| {
@@ -89,7 +89,10 @@ pub async fn carry(
 
 /// The client's first message, where it is one of TLS for this host. Nothing goes to the host before. An encrypted one
 /// (ECH) has the name of this host outside, or is for another.
-async fn hello(client: &mut (impl AsyncRead + Unpin), name: &HostName) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// A sentence.
+pub async fn hello(client: &mut (impl AsyncRead + Unpin), name: &HostName) -> Result<Vec<u8>, String> {
     let mut read = Vec::new();
     let mut acceptor = Acceptor::default();
     loop {
@@ -159,12 +162,14 @@ pub struct Last {
     heard: AtomicBool,
 }
 
-impl Last {
+impl Default for Last {
     /// Now, and nothing yet.
-    pub fn new() -> Last {
+    fn default() -> Last {
         Last { passed: Mutex::new(Instant::now()), heard: AtomicBool::new(false) }
     }
+}
 
+impl Last {
     /// The host said something; whether that is the first.
     pub fn hear(&self) -> bool {
         !self.heard.swap(true, Ordering::Relaxed)
