@@ -36,6 +36,8 @@ impl AgentSpec {
         if let Some(way) = way {
             self.credential.way = vec![way];
         }
+        // Of another upstream nothing says that it speaks WebSocket.
+        self.environment.websocket &= upstream == self.environment.upstream;
         // The agent's own upstream speaks the agent's own API.
         self.environment.upstream = upstream;
         self.environment.base_url = base_url.or(self.environment.base_url);

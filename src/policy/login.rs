@@ -104,3 +104,18 @@ impl Login {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::files::Library;
+
+    #[test]
+    fn websockets_are_for_the_upstream_of_which_the_file_says_so() {
+        let codex = Library::new(None).agent("codex").unwrap().value;
+        assert!(codex.environment.websocket);
+        assert!(!codex.clone().logged_in().unwrap().environment.websocket);
+        let mut same = codex;
+        same.login.as_mut().unwrap().upstream = None;
+        assert!(same.logged_in().unwrap().environment.websocket);
+    }
+}
