@@ -16,6 +16,7 @@ fn main() {
         "agents/kimi",
         "agents/kiro",
         "agents/none",
+        "agents/opencode",
         "agents/doctor",
     ] {
         let source = format!("policies/{name}.toml");

@@ -22,7 +22,7 @@ use crate::host::{Host, Kind, Shown, capability};
 use crate::layer::{Decision, Layer};
 use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::deny::{Class, Twins};
-use crate::policy::paths::HomePath;
+use crate::policy::paths::{HomePath, WorkName};
 use crate::policy::rendered::Rendered;
 use crate::policy::way::Hand;
 use crate::policy::{Bytes, NetworkMode, Policy};
@@ -81,6 +81,10 @@ pub struct Plan {
     pub program: PathBuf,
     /// Stands under the agent's name on PATH where the command is not the agent but starts it.
     pub shim: Option<Shim>,
+    /// Names at the top of the workspace that the agent does not see; without a private root the workspace must not have
+    /// them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<WorkName>,
     /// How to see that the agent took its settings.
     #[serde(skip)]
     pub check: Option<Check>,
@@ -320,6 +324,7 @@ impl Plan {
             broker,
             arguments: environ::arguments(request, agent, host, settings.as_ref()),
             shim: environ::shim(agent, host, settings.as_ref()),
+            hidden: agent.hide.clone(),
             program: host.programs.agent.path.clone(),
             check: settings.is_some().then(|| agent.check.clone()),
             settings,

@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod listing;
 pub mod login;
 mod names;
+pub mod opencode;
 pub mod paths;
 pub mod rendered;
 pub mod way;

@@ -22,6 +22,7 @@ use crate::copy::copy_tree;
 use crate::error::{Error, Result};
 use crate::export::{to_directory, to_tar};
 use crate::policy::Limits;
+use crate::policy::paths::WorkName;
 use crate::request::{Export, Request, UidRange, Workspace};
 use crate::state::State;
 use crate::tree::{Bounds, TreeError};
@@ -284,6 +285,25 @@ pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<(), String> {
     {
         copy_tree(from, dir("base")?.as_fd(), None, &filling.bounds)
             .map_err(|error| format!("keep the workspace as it is: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Sees that a workspace which nothing can hide a part of has no such part, nor a directory above it.
+///
+/// # Errors
+/// One of the names is there, or it cannot be seen whether it is.
+pub fn without(names: &[WorkName], work: &Path, kept: Option<&Kept>) -> Result<()> {
+    let place = kept.map_or(work, |kept| &kept.directory.path);
+    for directory in place.ancestors() {
+        for name in names {
+            let path = directory.join(name.as_str());
+            if !crate::policy::files::absent(&path) {
+                let cause = "the agent would read it for its settings, and without mount namespaces nothing hides it";
+                return Err(Error::new(format!("run in a workspace with {}", path.display()), cause)
+                    .hint("remove it from the workspace, or use a host with mount namespaces"));
+            }
+        }
     }
     Ok(())
 }

@@ -9,9 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::sys::stat::{Mode, SFlag, fstat, mknod};
 use nix::unistd::{chdir, chown, mkdir, pivot_root, symlinkat};
 
 use super::Failure;
@@ -19,6 +19,7 @@ use super::ids::Ids;
 use crate::host::{Kind, Shown, Step};
 use crate::plan::Root;
 use crate::plan::rules::DEVICES;
+use crate::policy::paths::WorkName;
 use crate::sys;
 
 /// HOME of every agent that has a private root.
@@ -30,6 +31,12 @@ pub const SETTINGS: &str = "/etc/oubliette";
 
 /// Places on the tmpfs that the agent may write to, and the directory of the tmpfs behind each.
 const WRITABLE: [(&str, &str); 4] = [(HOME, "home"), ("/tmp", "tmp"), (WORK, "work"), ("/dev/shm", "shm")];
+
+/// An empty file of the new root.
+const NOTHING: &str = "etc/oubliette/nothing";
+
+/// What fails where a name of the workspace cannot be hidden.
+pub const HIDE: &str = "hide";
 
 /// A file that the launcher puts into a cell. Never the credential: these bytes are copied by fork.
 #[derive(Debug, Clone)]
@@ -66,6 +73,8 @@ pub struct Tree<'a> {
     pub files: &'a [CellFile],
     /// The caller's workspace; else it is a fresh one on the tmpfs.
     pub workspace: Option<&'a CheckedDirectory>,
+    /// Names at the top of the workspace that the agent does not see.
+    pub hidden: &'a [WorkName],
     /// The agent.
     pub agent: Ids,
     /// The launcher.
@@ -92,6 +101,9 @@ impl Tree<'_> {
             DirBuilder::new().mode(mode).create(name).map_err(|error| failed(&error, &format!("make {name}")))?;
         }
         self.make_mount_points()?;
+        if !self.hidden.is_empty() {
+            file(&Path::new("root").join(NOTHING))?;
+        }
         self.write_files()?;
         if self.agent != self.launcher {
             for (_, name) in WRITABLE {
@@ -117,6 +129,7 @@ impl Tree<'_> {
                 Some(directory) => bind_checked(directory, inside(Path::new(place)))?,
             }
         }
+        self.hide()?;
         for Shown { path, kind } in &self.root.shown {
             if !matches!(kind, Kind::Link(_)) {
                 bind(path, inside(path))?;
@@ -128,6 +141,33 @@ impl Tree<'_> {
         pivot_root(".", ".").map_err(|errno| Failure::at(Step::Pivot, errno, "make it the root"))?;
         umount2(".", MntFlags::MNT_DETACH).map_err(|errno| failure(errno, "leave the old root"))?;
         chdir("/").map_err(|errno| failure(errno, "enter the new root"))
+    }
+
+    /// Covers what the agent must not see of the workspace: a mount point can be neither changed, renamed nor removed in
+    /// the cell, and outside of it the workspace stays as it is. Names that are not there are nothing to cover.
+    fn hide(&self) -> Done {
+        if self.hidden.is_empty() {
+            return Ok(());
+        }
+        let work = openat(AT_FDCWD, inside(Path::new(WORK)), OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
+            .map_err(|errno| failure(errno, "look into the workspace"))?;
+        for name in self.hidden {
+            let object = || format!("{HIDE} {} of the workspace", name.as_str());
+            // The name itself: what a link leads to is read all the same, and nothing can be mounted over a link.
+            let here = match openat(&work, name.as_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty()) {
+                Err(Errno::ENOENT) => continue,
+                opened => opened.map_err(|errno| plain(errno, &object()))?,
+            };
+            let stat = fstat(&here).map_err(|errno| plain(errno, &object()))?;
+            let cover = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+                // /sys of the new root is an empty directory. Both are read-only as the root is.
+                SFlag::S_IFDIR => "sys",
+                SFlag::S_IFLNK => return Err(plain(Errno::ELOOP, &object())),
+                _ => NOTHING,
+            };
+            bind(cover, format!("/proc/self/fd/{}", here.as_raw_fd()))?;
+        }
+        Ok(())
     }
 
     fn make_mount_points(&self) -> Done {

@@ -10,6 +10,7 @@ use super::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal}
 use crate::host::{Kind, groups};
 use crate::job::Job;
 use crate::layer::Decision;
+use crate::policy::paths::WorkName;
 use crate::policy::{Hold, NetworkMode};
 use crate::request::Setting;
 
@@ -90,8 +91,12 @@ impl Denied {
 }
 
 fn files(plan: &Plan) -> Vec<String> {
+    let hidden: Vec<&str> = plan.hidden.iter().map(WorkName::as_str).collect();
+    let hidden = (!hidden.is_empty()).then(|| hidden.join(", "));
     let Some(root) = &plan.root else {
-        return vec!["HOME, TMPDIR and a fresh workspace are directories of the cell, wiped afterwards".into()];
+        let own = "HOME, TMPDIR and a fresh workspace are directories of the cell, wiped afterwards".to_owned();
+        let none = hidden.map(|names| format!("no run in or below a directory that has {names}: nothing hides them"));
+        return [own].into_iter().chain(none).collect();
     };
     let mut lines =
         vec![format!("/home/agent, /tmp, /dev/shm and a fresh /work: one tmpfs of {}, gone with the run", root.disk)];
@@ -100,6 +105,7 @@ fn files(plan: &Plan) -> Vec<String> {
         Kind::Directory | Kind::File => format!("{} read-only", shown.path.display()),
     });
     lines.extend(shown);
+    lines.extend(hidden.map(|names| format!("/work without {names}: they look empty and cannot be changed")));
     if !root.masked.is_empty() {
         let names: Vec<&str> = root.masked.iter().map(|(name, _)| name.as_str()).collect();
         lines.push(format!("/proc of the cell's own, read-only, without {}", names.join(", ")));

@@ -217,6 +217,12 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
             "use a host with mount namespaces",
         ));
     }
+    if !managed && !agent.hide.is_empty() {
+        return Can::Lack(Lack::new(
+            "the agent reads some of the workspace's whatever it is told, and without a private root nothing hides what it makes of them itself",
+            "use a host with mount namespaces",
+        ));
+    }
     let words = request.command.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy().into_owned());
     let loosens =
         |word: &String| agent.arguments.refuse_unmanaged.iter().any(|name| word.split('=').next() == Some(name));

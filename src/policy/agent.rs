@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::deny::Class;
 use super::endpoint::Endpoint;
 use super::login::Login;
-use super::paths::HomePath;
+use super::paths::{HomePath, WorkName};
 use super::rendered::Rendered;
 use super::way::{Credential, Way};
-use super::{Policy, claude, codex, gemini, names};
+use super::{Policy, claude, codex, gemini, names, opencode};
 use crate::mcp::Servers;
 use crate::request::Upstream;
 
@@ -58,6 +58,9 @@ pub struct AgentSpec {
     /// Programs that it runs itself, for levels with a list of programs.
     #[serde(default, deserialize_with = "names::executables")]
     pub execute: Vec<String>,
+    /// Names at the top of the workspace that it reads for its settings whatever it is told: they are hidden from it.
+    #[serde(default)]
+    pub hide: Vec<WorkName>,
     /// Its settings.
     pub settings: Option<Settings>,
     /// How to see that it took them.
@@ -138,6 +141,8 @@ pub enum Settings {
     Codex(codex::Template),
     /// Gemini CLI.
     Gemini(gemini::Template),
+    /// opencode.
+    Opencode(opencode::Template),
 }
 
 /// How to see that an agent took its settings.
@@ -171,6 +176,7 @@ impl Settings {
             Settings::Claude(template) => template.render(policy, servers, left_out),
             Settings::Codex(template) => template.render(policy, websocket),
             Settings::Gemini(template) => template.render(policy, servers, left_out),
+            Settings::Opencode(template) => template.render(policy, servers, left_out),
         }
     }
 
@@ -180,6 +186,7 @@ impl Settings {
             Settings::Claude(template) => template.maps(class),
             Settings::Codex(template) => template.maps(class),
             Settings::Gemini(template) => template.maps(class),
+            Settings::Opencode(template) => template.maps(class),
         }
     }
 
@@ -189,22 +196,23 @@ impl Settings {
             Settings::Claude(_) => servers.text.clone(),
             Settings::Codex(_) => codex::servers(servers),
             Settings::Gemini(_) => gemini::servers(servers),
+            Settings::Opencode(_) => opencode::servers(servers),
         }
     }
 
     /// Whether a file of theirs says where the agent sends its requests.
     pub fn hold_base_url(&self) -> bool {
-        matches!(self, Settings::Codex(_))
+        matches!(self, Settings::Codex(_) | Settings::Opencode(_))
     }
 
     /// Whether a file of theirs says which MCP servers there are, and no argument must.
     pub fn hold_servers(&self) -> bool {
-        matches!(self, Settings::Codex(_) | Settings::Gemini(_))
+        matches!(self, Settings::Codex(_) | Settings::Gemini(_) | Settings::Opencode(_))
     }
 
     /// Whether some of them lie in HOME, where the agent can put others in their place.
     pub fn in_home(&self) -> bool {
-        matches!(self, Settings::Codex(_) | Settings::Gemini(_))
+        matches!(self, Settings::Codex(_) | Settings::Gemini(_) | Settings::Opencode(_))
     }
 
     /// Whether the level is in those.

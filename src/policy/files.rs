@@ -41,13 +41,14 @@ const LEVELS: [CompiledIn; 3] = [
     compiled_in!("developer", "developer"),
 ];
 
-const AGENTS: [CompiledIn; 6] = [
+const AGENTS: [CompiledIn; 7] = [
     compiled_in!("claude", "agents/claude"),
     compiled_in!("codex", "agents/codex"),
     compiled_in!("gemini", "agents/gemini"),
     compiled_in!("kimi", "agents/kimi"),
     compiled_in!("kiro", "agents/kiro"),
     compiled_in!("none", "agents/none"),
+    compiled_in!("opencode", "agents/opencode"),
 ];
 
 /// Agents that are found and not listed: nobody but this program itself has a use for them.

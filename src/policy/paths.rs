@@ -82,6 +82,35 @@ impl From<HomePath> for String {
     }
 }
 
+/// A name at the top of the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WorkName(String);
+
+impl WorkName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for WorkName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<WorkName, String> {
+        if text.is_empty() || text.contains('/') || !plain(Path::new(&text), &text) {
+            return Err(format!("`{}` is no name at the top of the workspace; write it alone", text.escape_debug()));
+        }
+        Ok(WorkName(text))
+    }
+}
+
+impl From<WorkName> for String {
+    fn from(name: WorkName) -> String {
+        name.0
+    }
+}
+
 /// Nothing but names, written in the one way that there is.
 pub(super) fn plain(path: &Path, text: &str) -> bool {
     let names = |part| matches!(part, Component::Normal(_) | Component::RootDir);
@@ -130,6 +159,16 @@ mod tests {
     fn what_is_shown_by_default_is_sound() {
         let files = crate::policy::Files::default();
         assert_eq!((files.programs.len(), files.config.len()), (7, 9));
+    }
+
+    #[test]
+    fn names_at_the_top_of_the_workspace() {
+        for good in [".opencode", "opencode.json", "a b"] {
+            assert!(WorkName::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "/", "/etc", "a/b", "a/", "a\0"] {
+            assert!(WorkName::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
     }
 
     #[test]

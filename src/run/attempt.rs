@@ -198,6 +198,7 @@ impl Run<'_> {
             filled.map_err(|why| {
                 Error::new("fill the workspace", why).hint("see limits.disk and limits.files of the policy")
             })?;
+            workspace::without(&plan.hidden, &places.work, self.kept.as_ref())?;
         }
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
         let prepared = Prepared { cell, places, files, agent, lease, alone, words };
@@ -332,7 +333,8 @@ impl Run<'_> {
             let (agent, launcher) = (*agent, self.launcher);
             // Where no PID namespace ends them, `sweep` knows the cell's processes by what they have mounted.
             let source = if plan.namespaces.pid { "tmpfs" } else { &cell.id };
-            Tree { root, at: &cell.path, source, files, workspace: directory, agent, launcher }
+            let hidden = &plan.hidden[..];
+            Tree { root, at: &cell.path, source, files, workspace: directory, hidden, agent, launcher }
         });
         let confinement = Confinement {
             plan,

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::attempt::Finished;
 use crate::broker::Traffic;
+use crate::confine::mounts::HIDE;
 use crate::confine::{ENTER, Failure};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -114,6 +115,10 @@ pub(super) fn not_confined(failure: Failure) -> Error {
         return Error::new(failure.action, failure.errno).hint(
             "let the agent's UID through every directory above it (chmod o+x), or name another --state-dir or --workspace",
         );
+    }
+    if failure.errno == Errno::ELOOP && failure.action.starts_with(HIDE) {
+        return Error::new(failure.action, "it is a link, and the agent would read what it leads to")
+            .hint("put a file or a directory in the place of the link, or remove it");
     }
     Error::new(failure.action, failure.errno).hint("`oubliette doctor` says what this host offers")
 }

@@ -1,0 +1,395 @@
+//! opencode's settings. Of the rules for a call the last one that matches counts, so their order is made here, and no
+//! map sorts them. A key or value that it does not know ends it.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::claude::ByCommands;
+use super::deny::Class;
+use super::paths::HostPath;
+use super::rendered::{BASE_URL, FilePlace, Rendered, SERVERS, SettingsFile};
+use super::{Commands, Policy};
+use crate::mcp::Servers;
+
+/// How the classes and the commands of a policy read in opencode's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Template {
+    /// Where the machine's owner manages the settings: above those of a HOME, and of an agent that the agent starts.
+    pub managed: HostPath,
+    /// The provider whose models there are, and no other one.
+    pub provider: Provider,
+    /// Tools that are allowed by what the policy says of commands; every other one does not exist.
+    pub tools: ByCommands<Vec<Tool>>,
+    /// Command lines that are allowed beside the listed programs.
+    pub commands: Vec<Line>,
+    /// What is denied by class, whatever else allows it.
+    pub deny: BTreeMap<Class, Vec<Deny>>,
+}
+
+/// A provider that it knows by itself, with the names of its models: a model of another one has to be described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// The Responses API.
+    Openai,
+    /// The Messages API.
+    Anthropic,
+}
+
+/// What its rules call a tool, or several: `edit` is every one that writes files. A name that is none is a rule that
+/// matches nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "opencode's own names")]
+pub enum Tool {
+    Read,
+    Edit,
+    Glob,
+    Grep,
+    List,
+    Bash,
+    Task,
+    TodoWrite,
+    Question,
+    WebFetch,
+    WebSearch,
+    Lsp,
+    Skill,
+}
+
+/// One thing that is denied.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deny {
+    /// A tool, which then does not exist.
+    Tool(Tool),
+    /// A path, for the tools that read and write files.
+    Path(Place),
+    /// A path, for the tools that write.
+    Write(Place),
+    /// A command line, as a whole or as a part of one.
+    Command(Line),
+}
+
+/// A command line, where `*` stands for any text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Line(String);
+
+/// A path from / on, or the end of one, and what lies below. `*` stands for any text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Place(String);
+
+impl TryFrom<String> for Line {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Line, String> {
+        match text.trim() == text && !text.is_empty() && !text.contains(char::is_control) {
+            true => Ok(Line(text)),
+            false => Err(format!("`{}` is no command; write one without blanks at the ends", text.escape_debug())),
+        }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Place, String> {
+        let mut names = text.strip_prefix('/').unwrap_or(&text).split('/');
+        let sound = |name: &str| !matches!(name, "" | "." | ".." | "~") && !name.contains(char::is_control);
+        match names.all(sound) {
+            true => Ok(Place(text)),
+            false => Err(format!(
+                "`{}` is no path; write one without `.`, `..`, `~` and a slash at the end",
+                text.escape_debug()
+            )),
+        }
+    }
+}
+
+impl Place {
+    /// Rules see a path as it leads there from the top of the repository, or from / where there is none.
+    fn patterns(&self) -> [String; 4] {
+        let name = self.0.trim_start_matches('/');
+        [name.to_owned(), format!("{name}/*"), format!("*/{name}"), format!("*/{name}/*")]
+    }
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Allow,
+    Deny,
+}
+
+/// Rules, the weakest first.
+#[derive(Default)]
+struct Permission(Vec<(String, Rule)>);
+
+enum Rule {
+    Every(Action),
+    Of(Vec<(String, Action)>),
+}
+
+impl Serialize for Permission {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, rule)| (name, rule)))
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Rule::Every(action) => action.serialize(to),
+            Rule::Of(patterns) => {
+                let mut map = to.serialize_map(Some(patterns.len()))?;
+                patterns.iter().try_for_each(|(pattern, action)| map.serialize_entry(pattern, action))?;
+                map.end()
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Config {
+    /// It would write one into a file without.
+    #[serde(rename = "$schema")]
+    schema: &'static str,
+    autoupdate: bool,
+    share: &'static str,
+    /// It would run git on a copy of the workspace before each step.
+    snapshot: bool,
+    /// Both run programs of the workspace; and language servers are downloaded.
+    lsp: bool,
+    formatter: bool,
+    enabled_providers: [Provider; 1],
+    provider: BTreeMap<Provider, Options>,
+    permission: Permission,
+    mcp: &'static str,
+}
+
+#[derive(Serialize)]
+struct Options {
+    options: BaseUrl,
+}
+
+#[derive(Serialize)]
+struct BaseUrl {
+    #[serde(rename = "baseURL")]
+    base_url: &'static str,
+}
+
+impl Template {
+    /// The settings for a policy of ours with these MCP servers of the caller's, without the rules of these classes.
+    ///
+    /// The same text twice: a managed file holds against what lies in a HOME, and the other one is there without a
+    /// private root, too.
+    pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
+        let config = Config {
+            schema: "https://opencode.ai/config.json",
+            autoupdate: false,
+            share: "disabled",
+            snapshot: false,
+            lsp: false,
+            formatter: false,
+            enabled_providers: [self.provider],
+            provider: [(self.provider, Options { options: BaseUrl { base_url: BASE_URL } })].into(),
+            permission: self.permission(policy, servers, left_out),
+            mcp: SERVERS,
+        };
+        let text = serde_json::to_string_pretty(&config).unwrap_or_else(|_| unreachable!("plain texts and booleans"));
+        let text = text.replace(&format!("\"{SERVERS}\""), SERVERS);
+        let file = |place| SettingsFile { place, text: text.clone() };
+        Rendered {
+            files: vec![file(FilePlace::Settings("opencode.json")), file(FilePlace::Managed(self.managed.clone()))],
+            ..Rendered::default()
+        }
+    }
+
+    /// Whether there is a rule for a class.
+    pub fn maps(&self, class: Class) -> bool {
+        self.deny.get(&class).is_some_and(|rules| !rules.is_empty())
+    }
+
+    fn permission(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Permission {
+        let classes = policy.deny.iter().filter(|class| !left_out.contains(class));
+        let denied: Vec<&Deny> = classes.filter_map(|class| self.deny.get(class)).flatten().collect();
+        let mut rules = Permission::default();
+        rules.every("*", Action::Deny);
+        for server in servers {
+            rules.every(&format!("{server}_*"), Action::Allow);
+        }
+        for tool in self.tools.of(&policy.commands) {
+            if denied.iter().all(|deny| !matches!(deny, Deny::Tool(none) if none == tool)) {
+                rules.0.push((tool.name(), self.rule(*tool, &policy.commands, &denied)));
+            }
+        }
+        for deny in &denied {
+            if let Deny::Tool(tool) = deny {
+                rules.every(&tool.name(), Action::Deny);
+            }
+        }
+        // Last: a server may have a name that reads as theirs. The first is every path outside of the workspace, the
+        // second a call that comes for the third time in a row, which it would ask a person about.
+        rules.every("external_directory", Action::Deny);
+        rules.every("doom_loop", Action::Deny);
+        rules
+    }
+
+    /// What of an allowed tool is allowed.
+    fn rule(&self, tool: Tool, commands: &Commands, denied: &[&Deny]) -> Rule {
+        let mut patterns = match (tool, commands) {
+            (Tool::Bash, Commands::List(names)) => {
+                let programs = names.iter().map(|name| format!("{name} *"));
+                let all = programs.chain(self.commands.iter().map(|line| line.0.clone()));
+                [("*".to_owned(), Action::Deny)].into_iter().chain(all.map(|line| (line, Action::Allow))).collect()
+            }
+            _ => vec![("*".to_owned(), Action::Allow)],
+        };
+        let less = denied.iter().flat_map(|deny| match (deny, tool) {
+            (Deny::Path(place), Tool::Read | Tool::Edit | Tool::List) | (Deny::Write(place), Tool::Edit) => {
+                place.patterns().into()
+            }
+            (Deny::Command(line), Tool::Bash) => vec![line.0.clone()],
+            _ => Vec::new(),
+        });
+        for pattern in less {
+            // A key that comes twice would keep its first place.
+            patterns.retain(|(known, _)| *known != pattern);
+            patterns.push((pattern, Action::Deny));
+        }
+        match &patterns[..] {
+            [(_, action)] => Rule::Every(*action),
+            _ => Rule::Of(patterns),
+        }
+    }
+}
+
+impl Permission {
+    /// The last word on every call of a name.
+    fn every(&mut self, name: &str, action: Action) {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), Rule::Every(action)));
+    }
+}
+
+impl Tool {
+    fn name(self) -> String {
+        let name = serde_json::to_value(self).ok();
+        name.as_ref().and_then(serde_json::Value::as_str).map(str::to_owned).unwrap_or_default()
+    }
+}
+
+/// The caller's servers, as they stand in its settings. What it does not know in them ends it.
+pub fn servers(servers: &Servers) -> String {
+    let all = servers.objects().into_iter().map(|(name, server)| (name, translated(server)));
+    let all: BTreeMap<String, serde_json::Map<String, serde_json::Value>> = all.collect();
+    serde_json::to_string(&all).unwrap_or_else(|_| unreachable!("JSON as it was read"))
+}
+
+fn translated(mut server: serde_json::Map<String, serde_json::Value>) -> serde_json::Map<String, serde_json::Value> {
+    server.remove("type");
+    let program = server.remove("command");
+    let kind = if program.is_some() { "local" } else { "remote" };
+    if let Some(program) = program {
+        let arguments = server.remove("args").and_then(|list| list.as_array().cloned()).unwrap_or_default();
+        server.insert("command".into(), [program].into_iter().chain(arguments).collect());
+    }
+    if let Some(variables) = server.remove("env") {
+        server.insert("environment".into(), variables);
+    }
+    server.insert("type".into(), kind.into());
+    server
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::agent::Settings;
+    use crate::policy::files::Library;
+
+    fn template() -> Template {
+        let spec = Library::new(None).agent("opencode").unwrap().value;
+        let Some(Settings::Opencode(template)) = spec.settings else { panic!() };
+        template
+    }
+
+    /// The file of a level, and its rules in their order.
+    fn rendered(level: &str, servers: &[String]) -> (serde_json::Value, Vec<(String, String, bool)>) {
+        let policy = Library::new(None).level(level).unwrap().value;
+        let template = template();
+        let text = template.render(&policy, servers, &[]).files[0].text.replace(SERVERS, "{}");
+        let flat = template.permission(&policy, servers, &[]).0.into_iter().flat_map(|(name, rule)| match rule {
+            Rule::Every(action) => vec![(name, "*".to_owned(), matches!(action, Action::Allow))],
+            Rule::Of(list) => {
+                list.into_iter().map(|(p, action)| (name.clone(), p, matches!(action, Action::Allow))).collect()
+            }
+        });
+        (serde_json::from_str(&text).unwrap(), flat.collect())
+    }
+
+    #[test]
+    fn what_never_matches_is_refused() {
+        for bad in ["", "/", "a/", "~/.ssh", "../x", "/etc/./x", "a//b"] {
+            assert!(Place::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+        for bad in ["", " sudo", "ls ", "a\nb"] {
+            assert!(Line::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+        for bad in [r#""write""#, r#""external_directory""#, r#""Bash""#] {
+            assert!(serde_json::from_str::<Tool>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_denied_comes_after_what_is_allowed() {
+        for level in ["paranoid", "balanced", "developer"] {
+            for server in ["sum", "external", "doom", "bash", "web"] {
+                let (file, rules) = rendered(level, &[server.to_owned()]);
+                assert_eq!(rules[0], ("*".into(), "*".into(), false), "{level}");
+                let last = |name: &str| rules.iter().rposition(|(known, ..)| known == name).unwrap();
+                let allowed = last(&format!("{server}_*"));
+                for denied in ["external_directory", "doom_loop", "webfetch", "websearch"] {
+                    assert!(last(denied) > allowed && !rules[last(denied)].2, "{level} {server} {denied}");
+                }
+                for (place, (name, _, allow)) in rules.iter().enumerate() {
+                    let later = rules[place..].iter().any(|(other, _, more)| other == name && *more);
+                    assert!(*allow || !later || place == 0 || name == "bash", "{level}: {name} is allowed again");
+                }
+                assert!(file["permission"].is_object() && file["mcp"].is_object());
+            }
+        }
+    }
+
+    #[test]
+    fn a_level_without_commands_has_no_shell() {
+        let (file, rules) = rendered("paranoid", &[]);
+        assert_eq!(file["permission"]["bash"], "deny");
+        assert!(!rules.iter().any(|(name, _, allow)| name == "bash" && *allow));
+        let (file, _) = rendered("developer", &[]);
+        assert_eq!(file["permission"]["bash"]["*"], "allow");
+        assert_eq!(file["permission"]["edit"][".opencode/*"], "deny");
+        assert_eq!(file["enabled_providers"], serde_json::json!(["openai"]));
+        assert_eq!(file["provider"]["openai"]["options"]["baseURL"], BASE_URL);
+    }
+
+    #[test]
+    fn servers_in_its_own_words() {
+        let text = r#"{"mcpServers": {"a": {"type": "stdio", "command": "/bin/x", "args": ["{home}"], "env": {"K": "v"}},
+            "b": {"type": "http", "url": "http://127.0.0.1:1", "headers": {"h": "1"}}}}"#;
+        let written = servers(&Servers::parse(text.to_owned(), "test").unwrap());
+        let read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({
+                "a": {"type": "local", "command": ["/bin/x", "{home}"], "environment": {"K": "v"}},
+                "b": {"type": "remote", "url": "http://127.0.0.1:1", "headers": {"h": "1"}},
+            })
+        );
+    }
+}
