@@ -87,6 +87,10 @@ fn shim_script(shim: &Shim, places: &Places, credential: Option<PathBuf>) -> Cel
     let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let path = |path: &Path| quote(&path.to_string_lossy());
     let mut script = String::from("#!/bin/sh\n");
+    if !shim.hidden.is_empty() {
+        let names: Vec<String> = shim.hidden.iter().map(|name| quote(name.as_str())).collect();
+        script += &guard(&path(&places.work), &names.join(" "), &quote(&shim.name));
+    }
     if let Some(credential) = credential {
         script += &format!("exec {CREDENTIAL_FD}<{}\n", path(&credential));
     }
@@ -98,6 +102,20 @@ fn shim_script(shim: &Shim, places: &Places, credential: Option<PathBuf>) -> Cel
     let mut file = launchers(&places.settings.join("bin").join(&shim.name), script.as_bytes());
     file.mode = 0o555;
     file
+}
+
+/// Not where the agent would find settings that nothing hides: those of another directory than the top of the workspace,
+/// or ones that a run before this one has made. What is hidden lies on a read-only mount.
+fn guard(work: &str, names: &str, agent: &str) -> String {
+    let refuse = |what: &str, hint: &str| {
+        format!("echo \"oubliette: cannot start \"{agent}\": {what}\" >&2; echo \"hint: {hint}\" >&2; exit 125")
+    };
+    let elsewhere = refuse("it would read settings of $(pwd -P)", "start it at the top of the workspace");
+    let made = refuse("it would read $name, which was made in this cell", "remove it");
+    format!(
+        "[ \"$(pwd -P)\" = \"$(cd {work} && pwd -P)\" ] || {{ {elsewhere}; }}\n\
+         for name in {names}; do\n  if [ -L \"$name\" ] || [ -w \"$name\" ]; then {made}; fi\ndone\n"
+    )
 }
 
 /// /etc of a cell: nothing of the host's users, names or addresses.

@@ -236,6 +236,10 @@ pub struct Shim {
     pub program: PathBuf,
     /// What comes before the arguments that the script gets.
     pub arguments: Vec<Text>,
+    /// Names of the workspace that the agent would read for its settings: it starts beside them alone, and not where the
+    /// cell has made one since.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<WorkName>,
 }
 
 /// A text that may name a place in the cell.

@@ -196,7 +196,8 @@ pub fn arguments(request: &Request, agent: &AgentSpec, host: &Host, settings: Op
 pub fn shim(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Option<Shim> {
     let program = host.programs.wrapped.as_ref()?;
     let name = agent.commands.first()?.clone();
-    Some(Shim { name, program: program.path.clone(), arguments: inserted(agent, host, settings) })
+    let (arguments, hidden) = (inserted(agent, host, settings), agent.hide.clone());
+    Some(Shim { name, program: program.path.clone(), arguments, hidden })
 }
 
 fn inserted(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Vec<Text> {
@@ -216,6 +217,17 @@ fn inserted(agent: &AgentSpec, host: &Host, settings: Option<&Rendered>) -> Vec<
 /// # Errors
 /// The first such argument before `--`.
 pub fn check_arguments(command: &[OsString], agent: &AgentSpec) -> Result<()> {
+    let first = command.get(1).map(|word| word.to_string_lossy()).unwrap_or_default();
+    if !agent.arguments.first.is_empty()
+        && !first.is_empty()
+        && !agent.arguments.first.iter().any(|word| *word == first)
+    {
+        return Err(Error::new(
+            format!("pass `{}` to {} first", first.escape_debug(), agent.title),
+            "its level holds for some of its commands, and in the directory of the run",
+        )
+        .hint(format!("begin with one of: {}", agent.arguments.first.join(", "))));
+    }
     for argument in command.iter().skip(1).take_while(|argument| argument.as_bytes() != b"--") {
         let text = argument.to_string_lossy();
         let name = text.split('=').next().unwrap_or_default();

@@ -123,6 +123,9 @@ pub struct Arguments {
     /// Put first where the level has a list of tools: may name `{tools}`.
     #[serde(default, deserialize_with = "names::arguments")]
     pub tools: Vec<String>,
+    /// What the first of the caller's arguments may be, where there is one; empty for anything.
+    #[serde(default, deserialize_with = "names::arguments")]
+    pub first: Vec<String>,
     /// Arguments of the caller's that could loosen the level, with or without `=value`.
     #[serde(default)]
     pub refuse: Vec<String>,

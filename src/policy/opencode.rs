@@ -1,5 +1,5 @@
 //! opencode's settings. Of the rules for a call the last one that matches counts, so their order is made here, and no
-//! map sorts them. A key or value that it does not know ends it.
+//! map sorts them. A value that it does not know ends it; a key is passed over, so none here is free text.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -285,7 +285,7 @@ impl Tool {
     }
 }
 
-/// The caller's servers, as they stand in its settings. What it does not know in them ends it.
+/// The caller's servers, as they stand in its settings.
 pub fn servers(servers: &Servers) -> String {
     let all = servers.objects().into_iter().map(|(name, server)| (name, translated(server)));
     let all: BTreeMap<String, serde_json::Map<String, serde_json::Value>> = all.collect();

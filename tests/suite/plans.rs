@@ -233,6 +233,7 @@ fn explanations() {
         ("explain-container.txt", hosts().swap_remove(3).1, "balanced", "claude", &["--credential-file", "/nowhere"]),
         ("explain-codex.txt", full(), "paranoid", "codex", CODEX),
         ("explain-gemini.txt", full(), "balanced", "gemini", BROKERED),
+        ("explain-opencode.txt", full(), "paranoid", "opencode", CODEX),
         ("explain-plain.txt", plain(), "balanced", "none", &["--network", "none"]),
         (
             "explain-gvisor.txt",
