@@ -6,7 +6,7 @@ use crate::cli::Require;
 use crate::host::groups::{self, Group};
 use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
-use crate::policy::agent::{AgentSpec, Settings};
+use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::{Hold, NetworkMode, Policy};
 use crate::ranges::OWNER;
 use crate::request::{Request, UidRange, Workspace};
@@ -219,7 +219,7 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
     }
     if !managed && !agent.hide.is_empty() {
         return Can::Lack(Lack::new(
-            "the agent reads some of the workspace's whatever it is told, and without a private root nothing hides what it makes of them itself",
+            "the agent reads those of the workspace whatever it is told, and without a private root nothing hides them",
             "use a host with mount namespaces",
         ));
     }
@@ -233,7 +233,9 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
         ));
     }
     match words.filter(loosens).find(|_| !managed) {
-        None if in_home => Can::Enforce("read-only to the agent, above what it may write in its HOME".into()),
+        None if in_home || agent.check == Check::default() => {
+            Can::Enforce("read-only to the agent, above what it may write in its HOME".into())
+        }
         None => Can::Enforce("read-only to the agent, checked at its start".into()),
         Some(word) => Can::Lack(Lack::new(
             format!(

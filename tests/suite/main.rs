@@ -36,11 +36,11 @@ mod codex; // the real Codex at every level, through a broker
 mod cost; // a slow probe of the host fails
 mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gemini; // the real Gemini CLI at every level, through a broker
-mod opencode; // the real opencode at every level, through a broker
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library
 mod login; // the file of an agent's own login: its token is brokered, and what renews that is nowhere
 mod many; // 32 cells at once for a minute
+mod opencode; // the real opencode at every level, through a broker
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
 mod siege; // `doctor --attack`: what the plan promises about every attack against what the kernel does
