@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{MODEL, PATCHING_MODEL, opencode, refused, shell, stage};
 use crate::brokered::{brokered, path_with};
 use crate::model::{Call, Model};
+use crate::real_agent::formats::policies_of;
 use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Stage, output, play};
 
 /// What the model must not get to see of the repository.
@@ -23,6 +24,8 @@ const MARKS: [&str; 8] = [
     "evil-instructions",
     "evil-prompt",
 ];
+
+const LOCK: &str = r#"{"packages": {"": {"dependencies": {"evil": "1.0.0", "@opencode-ai/plugin": "*"}}}}"#;
 
 /// Writes everything that an agent of this kind reads from its directory. `outside` is writable for all.
 fn repository(stage: &Stage, outside: &Path) {
@@ -63,7 +66,10 @@ fn repository(stage: &Stage, outside: &Path) {
         (".opencode/skills/evil/SKILL.md", skill),
         (".claude/skills/evil/SKILL.md", skill),
         (".agents/skills/evil/SKILL.md", skill),
+        // As if they were installed: else it would wait for a registry.
         (".opencode/package.json", "{\"dependencies\": {\"evil\": \"1.0.0\"}}"),
+        (".opencode/package-lock.json", LOCK),
+        (".opencode/node_modules/.package-lock.json", "{}"),
         ("evil.md", "evil-instructions\n"),
         ("AGENTS.md", "memory of the repository\n"),
         ("CLAUDE.md", "memory of the repository\n"),
@@ -137,46 +143,29 @@ fn opencode_in_a_hostile_repository() {
     }
 }
 
-/// The agent without the level, and the same repository: the bait is alive. What its makers offer against settings of a
-/// project does not hold for plugins.
+/// The same with what is hidden in sight: the bait is alive. What its makers offer against settings of a project does not
+/// hold for plugins; without that, all of it counts.
 #[test]
-fn opencode_in_the_same_repository_without_the_level() {
+fn opencode_that_sees_what_is_hidden_runs_it() {
     let Some(stage) = stage(Launcher::Plain) else { return };
     let outside = outside(&stage);
     repository(&stage, &outside);
-    for (project, expected) in [("0", &["ran-plugin", "ran-server"][..]), ("1", &["ran-plugin"])] {
+    let seen_again = ("hide = [\".opencode\", \"opencode.json\", \"opencode.jsonc\"]\n", "");
+    let project = ("OPENCODE_DISABLE_PROJECT_CONFIG = \"1\"", "OPENCODE_DISABLE_PROJECT_CONFIG = \"0\"");
+    for (changes, expected) in
+        [(&[seen_again][..], &["ran-plugin"][..]), (&[seen_again, project], &["ran-plugin", "ran-server"])]
+    {
         let model = Model::start(Vec::new());
-        let out = stage.own().join(format!("out-{project}"));
-        let mut command = stage.oubliette();
-        command.args([
-            "run",
-            "--level",
-            "developer",
-            "--timeout",
-            "60s",
-            "--grace",
-            "1s",
-            "--agent",
-            "none",
-            "--copy-in",
-        ]);
-        command.arg(stage.own().join("repository")).arg("--export").arg(&out);
-        for variable in [
-            "OPENAI_API_KEY=sk-own",
-            "OPENCODE_DISABLE_MODELS_FETCH=1",
-            &format!("OPENCODE_DISABLE_PROJECT_CONFIG={project}"),
-            &format!(
-                "OPENCODE_CONFIG_CONTENT={{\"provider\":{{\"openai\":{{\"options\":{{\"baseURL\":\"{}/v1\"}}}}}}}}",
-                model.url()
-            ),
-        ] {
-            command.args(["--setenv", variable]);
-        }
+        let out = stage.own().join(format!("out-{}", changes.len()));
+        let mut command = brokered(&stage, "developer", &model);
+        command.arg("--policy-dir").arg(policies_of(&stage, "opencode", changes));
+        command.arg("--copy-in").arg(stage.own().join("repository")).arg("--export").arg(&out);
         opencode(&mut command, &stage, "hello");
         let seen = play(command, model);
+        assert!(out.exists(), "{:?} {}", seen.status, seen.stderr);
         let ran = ran(&out);
         for name in expected {
-            assert!(ran.iter().any(|ran| ran == name), "{project} {name}: {ran:?} {:?} {}", seen.status, seen.stderr);
+            assert!(ran.iter().any(|ran| ran == name), "{name}: {ran:?} {:?} {}", seen.status, seen.stderr);
         }
     }
 }
