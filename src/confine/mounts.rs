@@ -149,15 +149,22 @@ impl Tree<'_> {
         if self.hidden.is_empty() {
             return Ok(());
         }
-        let work = openat(AT_FDCWD, inside(Path::new(WORK)), OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
-            .map_err(|errno| failure(errno, "look into the workspace"))?;
+        let work = openat(
+            AT_FDCWD,
+            inside(Path::new(WORK)),
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|errno| failure(errno, "look into the workspace"))?;
         for name in self.hidden {
             let object = || format!("{HIDE} {} of the workspace", name.as_str());
             // The name itself: what a link leads to is read all the same, and nothing can be mounted over a link.
-            let here = match openat(&work, name.as_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty()) {
-                Err(Errno::ENOENT) => continue,
-                opened => opened.map_err(|errno| plain(errno, &object()))?,
-            };
+            let here =
+                match openat(&work, name.as_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+                {
+                    Err(Errno::ENOENT) => continue,
+                    opened => opened.map_err(|errno| plain(errno, &object()))?,
+                };
             let stat = fstat(&here).map_err(|errno| plain(errno, &object()))?;
             let cover = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
                 // /sys of the new root is an empty directory. Both are read-only as the root is.
