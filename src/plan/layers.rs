@@ -233,9 +233,8 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
         ));
     }
     match words.filter(loosens).find(|_| !managed) {
-        None if in_home || agent.check == Check::default() => {
-            Can::Enforce("read-only to the agent, above what it may write in its HOME".into())
-        }
+        None if in_home => Can::Enforce("read-only to the agent, above what it may write in its HOME".into()),
+        None if agent.check == Check::default() => Can::Enforce("read-only to the agent".into()),
         None => Can::Enforce("read-only to the agent, checked at its start".into()),
         Some(word) => Can::Lack(Lack::new(
             format!(

@@ -18,7 +18,7 @@ use crate::mcp::Servers;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Template {
-    /// Where the machine's owner manages the settings: above those of a HOME, and of an agent that the agent starts.
+    /// Where the machine's owner manages the settings: above the rules of a HOME, though not of an agent that is named there.
     pub managed: HostPath,
     /// The provider whose models there are, and no other one.
     pub provider: Provider,
@@ -187,8 +187,8 @@ struct BaseUrl {
 impl Template {
     /// The settings for a policy of ours with these MCP servers of the caller's, without the rules of these classes.
     ///
-    /// The same text twice: a managed file holds against what lies in a HOME, and the other one is there without a
-    /// private root, too.
+    /// The same text twice: a managed file comes after what lies in a HOME, and the other one is there without a private
+    /// root, too.
     pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
         let config = Config {
             schema: "https://opencode.ai/config.json",

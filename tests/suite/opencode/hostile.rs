@@ -92,6 +92,8 @@ fn calls() -> Vec<Call> {
         Call::new("write", json!({"filePath": "/work/opencode.json", "content": "{}"})),
         Call::new("webfetch", json!({"url": "http://127.0.0.1:1/", "format": "text"})),
         Call::new("read", json!({"filePath": "/etc/passwd"})),
+        // Time for what it loads beside its first requests.
+        Call::new("bash", shell("python3 -c 'import time; time.sleep(3)'")),
     ]
 }
 
@@ -122,11 +124,16 @@ fn opencode_in_a_hostile_repository() {
             command.arg("--copy-in").arg(stage.own().join("repository")).arg("--export").arg(&out);
             opencode(&mut command, &stage, "hello");
             let seen = play(command, model);
-            assert_eq!((seen.status, seen.answers.len()), (Some(0), 6), "{context}: {}", seen.stderr);
+            assert_eq!((seen.status, seen.answers.len()), (Some(0), 7), "{context}: {}", seen.stderr);
             let no: Vec<bool> = seen.answers.iter().map(|answer| refused(&answer.text)).collect();
             // Where it runs git, that says where the top of the repository is: the cell's own /etc.
             let told = level != "paranoid";
-            assert_eq!(no, [false, level != "developer", true, true, true, !told], "{context}: {:?}", seen.answers);
+            assert_eq!(
+                no,
+                [false, level != "developer", true, true, true, !told, !told],
+                "{context}: {:?}",
+                seen.answers
+            );
             assert!(!seen.answers[5].text.contains("/bin/bash"), "{context}: the host's /etc");
             for request in &seen.requests {
                 let body = request.body.to_string();
@@ -155,7 +162,9 @@ fn opencode_that_sees_what_is_hidden_runs_it() {
     for (changes, expected) in
         [(&[seen_again][..], &["ran-plugin"][..]), (&[seen_again, project], &["ran-plugin", "ran-server"])]
     {
-        let model = Model::start(Vec::new());
+        let there: Vec<String> = expected.iter().map(|name| format!("[ -e {name} ]")).collect();
+        let wait = format!("for i in $(seq 150); do {} && break; sleep 0.2; done", there.join(" && "));
+        let model = Model::start(vec![Call::new("bash", shell(&wait))]);
         let out = stage.own().join(format!("out-{}", changes.len()));
         let mut command = brokered(&stage, "developer", &model);
         command.arg("--policy-dir").arg(policies_of(&stage, "opencode", changes));
