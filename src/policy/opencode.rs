@@ -20,8 +20,8 @@ use crate::mcp::Servers;
 pub struct Template {
     /// Where the machine's owner manages the settings: above the rules of a HOME, though not of an agent that is named there.
     pub managed: HostPath,
-    /// The provider whose models there are, and no other one.
-    pub provider: Provider,
+    /// The providers that there are, and no other one: of these it uses whose key it has.
+    pub providers: Vec<Provider>,
     /// Tools that are allowed by what the policy says of commands; every other one does not exist.
     pub tools: ByCommands<Vec<Tool>>,
     /// Command lines that are allowed beside the listed programs.
@@ -167,18 +167,18 @@ struct Config {
     /// Both run programs of the workspace; and language servers are downloaded.
     lsp: bool,
     formatter: bool,
-    enabled_providers: [Provider; 1],
+    enabled_providers: Vec<Provider>,
     provider: BTreeMap<Provider, Options>,
     permission: Permission,
     mcp: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Options {
     options: BaseUrl,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct BaseUrl {
     #[serde(rename = "baseURL")]
     base_url: &'static str,
@@ -190,6 +190,7 @@ impl Template {
     /// The same text twice: a managed file comes after what lies in a HOME, and the other one is there without a private
     /// root, too.
     pub fn render(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Rendered {
+        let there = Options { options: BaseUrl { base_url: BASE_URL } };
         let config = Config {
             schema: "https://opencode.ai/config.json",
             autoupdate: false,
@@ -197,8 +198,8 @@ impl Template {
             snapshot: false,
             lsp: false,
             formatter: false,
-            enabled_providers: [self.provider],
-            provider: [(self.provider, Options { options: BaseUrl { base_url: BASE_URL } })].into(),
+            enabled_providers: self.providers.clone(),
+            provider: self.providers.iter().map(|provider| (*provider, there)).collect(),
             permission: self.permission(policy, servers, left_out),
             mcp: SERVERS,
         };
@@ -374,7 +375,7 @@ mod tests {
         let (file, _) = rendered("developer", &[]);
         assert_eq!(file["permission"]["bash"]["*"], "allow");
         assert_eq!(file["permission"]["edit"][".opencode/*"], "deny");
-        assert_eq!(file["enabled_providers"], serde_json::json!(["openai"]));
+        assert_eq!(file["enabled_providers"], serde_json::json!(["openai", "anthropic"]));
         assert_eq!(file["provider"]["openai"]["options"]["baseURL"], BASE_URL);
     }
 

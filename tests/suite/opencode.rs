@@ -4,6 +4,7 @@
 mod cases; // the calls of the table, and what must come of each at each level
 mod hidden; // names of the workspace that it must not read: hidden, kept as they are, and refused where they cannot be
 mod hostile; // a repository that wants to loosen the level, and arguments that would
+mod provider; // Anthropic's models in the place of OpenAI's
 mod table; // use case × level × launcher, and the README's part of it
 
 use std::process::Command;
