@@ -338,11 +338,11 @@ _oubliette() {
                     return 0
                     ;;
                 --agent)
-                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode qwen" -- "${cur}"))
                     return 0
                     ;;
                 -a)
-                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode qwen" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -674,11 +674,11 @@ _oubliette() {
                     return 0
                     ;;
                 --agent)
-                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode qwen" -- "${cur}"))
                     return 0
                     ;;
                 -a)
-                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "claude codex gemini kimi kiro none opencode qwen" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -87,7 +87,8 @@ gemini\t''
 kimi\t''
 kiro\t''
 none\t''
-opencode\t''"
+opencode\t''
+qwen\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -l beside -d 'Start beside other cells even where nothing separates them and only one should live at a time'
 complete -c oubliette -n "__fish_oubliette_using_subcommand run" -s q -l quiet -d 'No progress and no notes on standard error, only errors'
@@ -146,7 +147,8 @@ gemini\t''
 kimi\t''
 kiro\t''
 none\t''
-opencode\t''"
+opencode\t''
+qwen\t''"
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l json -d 'Machine-readable output'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l credential-stdin -d 'Read the credential from standard input; the agent then gets an empty one'
 complete -c oubliette -n "__fish_oubliette_using_subcommand explain" -l beside -d 'Start beside other cells even where nothing separates them and only one should live at a time'

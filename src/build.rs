@@ -17,6 +17,7 @@ fn main() {
         "agents/kiro",
         "agents/none",
         "agents/opencode",
+        "agents/qwen",
         "agents/doctor",
     ] {
         let source = format!("policies/{name}.toml");

@@ -15,6 +15,7 @@ pub mod login;
 mod names;
 pub mod opencode;
 pub mod paths;
+pub mod qwen;
 pub mod rendered;
 pub mod way;
 

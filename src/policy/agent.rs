@@ -11,7 +11,7 @@ use super::login::Login;
 use super::paths::{HomePath, WorkName};
 use super::rendered::Rendered;
 use super::way::{Credential, Way};
-use super::{Policy, claude, codex, gemini, names, opencode};
+use super::{Policy, claude, codex, gemini, names, opencode, qwen};
 use crate::mcp::Servers;
 use crate::request::Upstream;
 
@@ -146,6 +146,8 @@ pub enum Settings {
     Gemini(gemini::Template),
     /// opencode.
     Opencode(opencode::Template),
+    /// Qwen Code.
+    Qwen(qwen::Template),
 }
 
 /// How to see that an agent took its settings.
@@ -180,6 +182,7 @@ impl Settings {
             Settings::Codex(template) => template.render(policy, websocket),
             Settings::Gemini(template) => template.render(policy, servers, left_out),
             Settings::Opencode(template) => template.render(policy, servers, left_out),
+            Settings::Qwen(template) => template.render(policy, left_out),
         }
     }
 
@@ -190,6 +193,7 @@ impl Settings {
             Settings::Codex(template) => template.maps(class),
             Settings::Gemini(template) => template.maps(class),
             Settings::Opencode(template) => template.maps(class),
+            Settings::Qwen(template) => template.maps(class),
         }
     }
 
@@ -200,6 +204,7 @@ impl Settings {
             Settings::Codex(_) => codex::servers(servers),
             Settings::Gemini(_) => gemini::servers(servers),
             Settings::Opencode(_) => opencode::servers(servers),
+            Settings::Qwen(_) => String::new(),
         }
     }
 
@@ -215,7 +220,7 @@ impl Settings {
 
     /// Whether some of them lie in HOME, where the agent can put others in their place.
     pub fn in_home(&self) -> bool {
-        matches!(self, Settings::Codex(_) | Settings::Gemini(_) | Settings::Opencode(_))
+        matches!(self, Settings::Codex(_) | Settings::Gemini(_) | Settings::Opencode(_) | Settings::Qwen(_))
     }
 
     /// Whether the level is in those.

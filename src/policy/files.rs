@@ -41,7 +41,7 @@ const LEVELS: [CompiledIn; 3] = [
     compiled_in!("developer", "developer"),
 ];
 
-const AGENTS: [CompiledIn; 7] = [
+const AGENTS: [CompiledIn; 8] = [
     compiled_in!("claude", "agents/claude"),
     compiled_in!("codex", "agents/codex"),
     compiled_in!("gemini", "agents/gemini"),
@@ -49,6 +49,7 @@ const AGENTS: [CompiledIn; 7] = [
     compiled_in!("kiro", "agents/kiro"),
     compiled_in!("none", "agents/none"),
     compiled_in!("opencode", "agents/opencode"),
+    compiled_in!("qwen", "agents/qwen"),
 ];
 
 /// Agents that are found and not listed: nobody but this program itself has a use for them.
@@ -248,7 +249,9 @@ mod tests {
             let found = library.agent(&agent).unwrap();
             assert_eq!(parse::<AgentSpec>(&found.text, &agent).unwrap(), found.value);
         }
-        for (program, agent) in [("claude", "claude"), ("codex", "codex"), ("gemini", "gemini"), ("kiro-cli", "kiro")] {
+        for (program, agent) in
+            [("claude", "claude"), ("codex", "codex"), ("gemini", "gemini"), ("kiro-cli", "kiro"), ("qwen", "qwen")]
+        {
             assert_eq!(library.agent_for(program).unwrap().name, agent);
         }
         assert_eq!(library.agent_for("ls").unwrap().name, "none");

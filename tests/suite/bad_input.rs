@@ -77,7 +77,7 @@ fn words_that_cannot_be_used() {
         (&["--user", &long], 125, &["user id", "600 bytes"]),
         (&["--level", "nosuch"], 125, &["level `nosuch`", "paranoid, balanced, developer"]),
         (&["--level", "../balanced"], 125, &["level `../balanced`"]),
-        (&["--agent", "nosuch"], 125, &["agent `nosuch`", "claude, codex, gemini, kimi, kiro, none, opencode"]),
+        (&["--agent", "nosuch"], 125, &["agent `nosuch`", "claude, codex, gemini, kimi, kiro, none, opencode, qwen"]),
         (&["--level", "balanced", "--policy", "x"], 125, &["--level and --policy"]),
         (&["--levle", "x"], 125, &["--levle", "--level"]),
         (&["--network", "some"], 125, &["'some'", "host, none"]),

@@ -34,7 +34,7 @@ fn suggest(command: Command) -> Command {
     let suggestions = [
         ("require", layers),
         ("level", vec!["paranoid", "balanced", "developer"]),
-        ("agent", vec!["claude", "codex", "gemini", "kimi", "kiro", "none", "opencode"]),
+        ("agent", vec!["claude", "codex", "gemini", "kimi", "kiro", "none", "opencode", "qwen"]),
     ];
     suggestions.into_iter().fold(command, |command, (id, words)| {
         let there = command.get_arguments().any(|arg| arg.get_id() == id);

@@ -41,6 +41,7 @@ mod images; // the program in an empty root, and in images like distroless and A
 mod login; // the file of an agent's own login: its token is brokered, and what renews that is nowhere
 mod many; // 32 cells at once for a minute
 mod opencode; // the real opencode at every level, through a broker
+mod qwen; // the real Qwen Code at every level, through a broker
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
 mod siege; // `doctor --attack`: what the plan promises about every attack against what the kernel does

@@ -1,5 +1,6 @@
-//! A scripted model: a server on 127.0.0.1 that speaks enough of the Anthropic Messages API, of the OpenAI Responses API
-//! and of the Gemini API to lead a real agent through a fixed list of tool calls, and writes down what the agent answered.
+//! A scripted model: a server on 127.0.0.1 that speaks enough of the Anthropic Messages API, of the OpenAI Responses and
+//! Chat Completions APIs and of the Gemini API to lead a real agent through a fixed list of tool calls, and writes down
+//! what the agent answered.
 //!
 //! ```ignore
 //! let model = Model::start(vec![Call::new("Bash", json!({"command": "ls"}))]);
@@ -11,6 +12,7 @@
 //! so the number of those in a request is the number of steps already played. A retry gets the same step again, and
 //! `--continue` goes on where the last run stopped. Requests that offer no tools (titles, summaries) play no step.
 
+mod chat;
 mod frames;
 mod generate;
 mod http;
@@ -114,6 +116,9 @@ enum Said {
     Call { id: String, name: String, input: Value },
 }
 
+/// How the paths end to which the model says something.
+const ANSWERED: [&str; 4] = ["/v1/messages", "/responses", "enerateContent", "/chat/completions"];
+
 /// The API that an agent speaks.
 #[derive(Clone, Copy)]
 enum Speaks {
@@ -123,6 +128,7 @@ enum Speaks {
     Generate {
         envelope: bool,
     },
+    Chat,
 }
 
 impl Speaks {
@@ -131,12 +137,13 @@ impl Speaks {
             Speaks::Messages => messages::offered(body),
             Speaks::Responses => responses::offered(body),
             Speaks::Generate { .. } => generate::offered(body),
+            Speaks::Chat => chat::offered(body),
         }
     }
 
     fn played(self, body: &Value) -> usize {
         match self {
-            Speaks::Messages => messages::played(body),
+            Speaks::Messages | Speaks::Chat => messages::played(body),
             Speaks::Responses => responses::played(body),
             Speaks::Generate { .. } => generate::played(body),
         }
@@ -147,6 +154,7 @@ impl Speaks {
             Speaks::Messages => messages::results(body).collect(),
             Speaks::Responses => responses::results(body).collect(),
             Speaks::Generate { .. } => generate::results(body).collect(),
+            Speaks::Chat => chat::results(body).collect(),
         }
     }
 
@@ -154,7 +162,7 @@ impl Speaks {
     fn side_answer(self, body: &Value) -> String {
         match self {
             Speaks::Generate { .. } => generate::side_answer(body),
-            Speaks::Messages | Speaks::Responses => messages::side_answer(body),
+            Speaks::Messages | Speaks::Responses | Speaks::Chat => messages::side_answer(body),
         }
     }
 
@@ -188,6 +196,16 @@ impl Speaks {
                 match generate::offered(body).is_empty() {
                     true => http::Response::json(200, &answer),
                     false => http::Response::events(vec![answer]),
+                }
+            }
+            (Speaks::Chat, said) => {
+                let message = match said {
+                    Said::Text(text) => chat::text(text),
+                    Said::Call { id, name, input } => chat::tool_use(id, name, input),
+                };
+                match body["stream"].as_bool() {
+                    Some(true) => http::Response::events(chat::events(body, &message)),
+                    _ => http::Response::json(200, &chat::answer(body, &message)),
                 }
             }
         }
@@ -353,6 +371,7 @@ impl Shared {
         let speaks = match path {
             path if path.ends_with("/responses") => Speaks::Responses,
             path if path.ends_with("enerateContent") => Speaks::Generate { envelope: path.contains("/v1internal:") },
+            path if path.ends_with("/chat/completions") => Speaks::Chat,
             _ => Speaks::Messages,
         };
         if let Speaks::Generate { envelope: true } = speaks {
@@ -378,9 +397,7 @@ impl Shared {
         self.changed.notify_all();
         match request.method.as_str() {
             "HEAD" => http::Response::json(200, &json!({})),
-            "POST" if ["/v1/messages", "/responses", "enerateContent"].iter().any(|end| path.ends_with(end)) => {
-                self.message(speaks, &body, &tools)
-            }
+            "POST" if ANSWERED.iter().any(|end| path.ends_with(end)) => self.message(speaks, &body, &tools),
             "POST" if amazons => self.message(speaks, &body, &tools).framed(),
             "POST" if path.ends_with("awPredict") => self.message(speaks, &body, &tools),
             "POST" if path.ends_with(":loadCodeAssist") => http::Response::json(200, &generate::tier()),

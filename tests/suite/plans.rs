@@ -234,6 +234,7 @@ fn explanations() {
         ("explain-codex.txt", full(), "paranoid", "codex", CODEX),
         ("explain-gemini.txt", full(), "balanced", "gemini", BROKERED),
         ("explain-opencode.txt", full(), "paranoid", "opencode", CODEX),
+        ("explain-qwen.txt", full(), "balanced", "qwen", CODEX),
         ("explain-plain.txt", plain(), "balanced", "none", &["--network", "none"]),
         (
             "explain-gvisor.txt",

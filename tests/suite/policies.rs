@@ -108,13 +108,14 @@ fn list_show_and_check() {
         "agent gemini",
         "agent kimi",
         "agent kiro",
+        "agent qwen",
         "agent none",
         "agent opencode",
         "compiled in",
     ] {
         assert!(list.contains(word), "{list}");
     }
-    assert_eq!(list.lines().filter(|line| !line.starts_with(' ')).count(), 10, "{list}");
+    assert_eq!(list.lines().filter(|line| !line.starts_with(' ')).count(), 11, "{list}");
     assert_eq!(well(lab.launch(Who::Plain, ["policy", "show", "balanced"]).run()), BALANCED);
     assert_eq!(well(lab.launch(Who::Plain, ["policy", "show", "claude"]).run()), CLAUDE);
     // What it prints is a policy of one's own.

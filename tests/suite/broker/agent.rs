@@ -117,7 +117,9 @@ pub fn look(launcher: u32, token: &str, agent: &str) {
             assert!(in_memory(pid, token.as_bytes()) > 0, "the broker has it");
             continue;
         }
-        names.push(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default());
+        // A command of the agent's may have ended meanwhile.
+        let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
+        names.push(name);
         assert_eq!(in_memory(pid, token.as_bytes()), 0, "{names:?}");
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(memchr::memmem::find(&[text, environ].concat(), token.as_bytes()).is_none());
