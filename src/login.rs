@@ -120,7 +120,7 @@ impl<'de> Visitor<'de> for At<'_> {
         Ok(found)
     }
 
-    // A text with escapes is not borrowed, which is an error: it would have been copied.
+    // No token has escapes. A text with one is not borrowed but copied, and an error.
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
         Ok(self.0.is_empty().then_some(Found::Text(text)))
     }
