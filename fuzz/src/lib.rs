@@ -9,7 +9,7 @@ mod world;
 
 pub use names::check_name;
 pub use plan::check_plan;
-pub use rendered::{check_codex, check_gemini};
+pub use rendered::check_rendered;
 pub use settings::check_settings;
 pub use world::{Choices, host, requests};
 

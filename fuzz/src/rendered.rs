@@ -1,9 +1,23 @@
-//! Codex's and Gemini CLI's settings as they are rendered: they read back, and nothing that was denied is missing.
+//! Agents' settings as they are rendered: they read back, and nothing that was denied is missing.
 
+use oubliette::policy::agent::Settings;
 use oubliette::policy::deny::Class;
 use oubliette::policy::rendered::{FilePlace, Rendered, SERVERS};
-use oubliette::policy::{AllCommands, Commands, Policy, codex, gemini};
+use oubliette::policy::{AllCommands, Commands, Policy, codex, gemini, opencode, qwen};
 use serde_json::Value;
+
+use crate::settings::check_settings;
+
+/// Renders an agent's settings for a policy.
+pub fn check_rendered(settings: &Settings, policy: &Policy) {
+    match settings {
+        Settings::Claude(template) => check_settings(template, policy),
+        Settings::Codex(template) => check_codex(template, policy),
+        Settings::Gemini(template) => check_gemini(template, policy),
+        Settings::Opencode(template) => check_opencode(template, policy),
+        Settings::Qwen(template) => check_qwen(template, policy),
+    }
+}
 
 fn at(rendered: &Rendered, file: impl Fn(&FilePlace) -> bool) -> &str {
     let found = rendered.files.iter().find(|one| file(&one.place));
@@ -15,7 +29,7 @@ fn toml_of(text: &str) -> Value {
 }
 
 /// Renders Codex's settings for a policy.
-pub fn check_codex(template: &codex::Template, policy: &Policy) {
+fn check_codex(template: &codex::Template, policy: &Policy) {
     for websocket in [false, true] {
         let rendered = template.render(policy, websocket).with_base_url("http://127.0.0.1:1/\"\\\n");
         let config =
@@ -63,7 +77,7 @@ fn check_prefixes(template: &codex::Template, policy: &Policy, managed: &Value, 
 }
 
 /// Renders Gemini CLI's settings for a policy, with and without a server of the caller's.
-pub fn check_gemini(template: &gemini::Template, policy: &Policy) {
+fn check_gemini(template: &gemini::Template, policy: &Policy) {
     for servers in [vec![], vec!["server-1".to_owned()]] {
         for left_out in [&[][..], &[Class::SharedTmp]] {
             let rendered = template.render(policy, &servers, left_out);
@@ -113,6 +127,60 @@ fn check_rules(template: &gemini::Template, policy: &Policy, servers: &[String],
                 assert!(prefixes.is_none_or(|all| all.iter().eq(names.iter().map(String::as_str))), "{rule}");
                 assert!(prefixes.is_some() || rule["commandRegex"].as_str().is_some_and(|text| text != "."), "{rule}");
             }
+        }
+    }
+}
+
+/// Renders opencode's settings for a policy, with and without a server of the caller's.
+fn check_opencode(template: &opencode::Template, policy: &Policy) {
+    for servers in [vec![], vec!["server-1".to_owned()]] {
+        for left_out in [&[][..], &[Class::SharedTmp]] {
+            let rendered = template.render(policy, &servers, left_out);
+            let text = at(&rendered, |place| matches!(place, FilePlace::Settings(_)));
+            assert_eq!(at(&rendered, |place| matches!(place, FilePlace::Managed(_))), text);
+            let settings: Value = serde_json::from_str(&text.replace(SERVERS, "{}")).expect("settings are JSON");
+            // A key that came twice would keep its first place, and there the last rule counts.
+            assert_eq!(serde_json::to_string_pretty(&settings).expect("JSON"), text.replace(SERVERS, "{}"));
+            let rules = settings["permission"].as_object().expect("rules");
+            assert_eq!(rules.iter().next().expect("a first rule"), (&"*".to_owned(), &"deny".into()));
+            for last in ["external_directory", "doom_loop"] {
+                let place = rules.keys().position(|name| name == last).expect("a last rule");
+                assert!(rules[last] == "deny" && place >= rules.len() - 2, "{text}");
+            }
+            let classes = policy.deny.iter().filter(|class| !left_out.contains(class));
+            for deny in classes.filter_map(|class| template.deny.get(class)).flatten() {
+                if let opencode::Deny::Tool(tool) = deny {
+                    let name = serde_json::to_value(tool).expect("a name");
+                    assert_eq!(rules[name.as_str().expect("a text")], "deny", "{text}");
+                }
+            }
+            let listed = rules.get("bash").filter(|_| matches!(policy.commands, Commands::List(_)));
+            if let Some(Value::Object(lines)) = listed {
+                assert_eq!(lines.iter().next().expect("a first line"), (&"*".to_owned(), &"deny".into()), "{text}");
+            }
+        }
+    }
+}
+
+/// Renders Qwen Code's settings for a policy.
+fn check_qwen(template: &qwen::Template, policy: &Policy) {
+    for left_out in [&[][..], &[Class::SharedTmp]] {
+        let rendered = template.render(policy, left_out);
+        let text = at(&rendered, |place| *place == FilePlace::Settings("settings.json"));
+        let settings: Value = serde_json::from_str(text).expect("settings are JSON");
+        assert_eq!(settings["tools"]["approvalMode"], "default");
+        assert_eq!(settings["security"]["folderTrust"]["enabled"], true);
+        let list = |value: &Value| value.as_array().cloned().expect("a list");
+        let (core, denied) = (list(&settings["tools"]["core"]), list(&settings["permissions"]["deny"]));
+        let offered = rendered.tools.as_ref().expect("a list of tools");
+        assert!(core.iter().all(|tool| offered.iter().any(|name| tool == name.as_str())), "{text}");
+        let classes = policy.deny.iter().filter(|class| !left_out.contains(class));
+        for rule in classes.filter_map(|class| template.deny.get(class)).flatten() {
+            assert!(denied.contains(&serde_json::to_value(rule).expect("a rule")), "{rule:?} is missing in {text}");
+        }
+        // What is neither offered nor denied by name would be offered by the next version.
+        for name in ["run_shell_command", "web_fetch", "agent", "skill"] {
+            assert!(core.contains(&name.into()) || denied.contains(&name.into()), "{name}: {text}");
         }
     }
 }

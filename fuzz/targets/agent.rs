@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::policy::Policy;
-use oubliette::policy::agent::{AgentSpec, Settings};
+use oubliette::policy::agent::AgentSpec;
 use oubliette::policy::files::{Library, parse};
-use oubliette_fuzz::{check_codex, check_error, check_gemini, check_plan, check_settings, host, requests, split};
+use oubliette_fuzz::{check_error, check_plan, check_rendered, host, requests, split};
 
 static LEVELS: LazyLock<Vec<Policy>> = LazyLock::new(|| {
     let library = Library::new(None);
@@ -21,12 +21,7 @@ fuzz_target!(|data: &[u8]| {
         Err(error) => return check_error(&error, "a.toml"),
     };
     for policy in LEVELS.iter() {
-        match &agent.settings {
-            Some(Settings::Claude(template)) => check_settings(template, policy),
-            Some(Settings::Codex(template)) => check_codex(template, policy),
-            Some(Settings::Gemini(template)) => check_gemini(template, policy),
-            None => {}
-        }
+        agent.settings.iter().for_each(|settings| check_rendered(settings, policy));
     }
     for name in agent.environment.set.keys().chain(&agent.environment.base_url) {
         assert!(agent.steers(name), "--setenv may replace {name}");
