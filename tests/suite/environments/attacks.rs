@@ -70,10 +70,13 @@ impl Environment {
         if !need::as_root() || !sandbox.there() {
             return None;
         }
-        let said = sections(&sandbox.run(&Scratch::new(), &[], &["sh", "-c", SCRIPT]));
+        let said = sections(&sandbox.output(&Scratch::new(), &["sh", "-c", SCRIPT]));
         let parse = |name: &str| -> Value {
             let errors = format!("{name}-errors");
-            serde_json::from_str(&said[name]).unwrap_or_else(|error| panic!("{}: {error}: {}", self.id, said[&errors]))
+            serde_json::from_str(&said[name]).unwrap_or_else(|error: serde_json::Error| {
+                let at = said[name].lines().skip(error.line().saturating_sub(3)).take(5).collect::<Vec<_>>().join("\n");
+                panic!("{}: {error} in\n{at}\n{}", self.id, said[&errors])
+            })
         };
         let column =
             Column { environment: self, levels: parse("levels"), host: parse("host"), offline: parse("offline") };

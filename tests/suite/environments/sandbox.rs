@@ -121,6 +121,15 @@ impl Sandbox {
         finish(&mut command)
     }
 
+    /// Its output alone. What the sandbox itself says meanwhile would stand in the middle of a long one.
+    pub fn output(&self, scratch: &Scratch, words: &[&str]) -> String {
+        let (mut command, _bundle) = self.command(scratch, &[], words);
+        let ended = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let [text, said] = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(ended.status.success(), "{}\n{text}\n{said}", ended.status);
+        text
+    }
+
     /// The same, with a pipe on its standard input, while it goes on.
     pub fn start(&self, scratch: &Scratch, variables: &[(&str, &str)], words: &[&str]) -> Session {
         let (mut command, bundle) = self.command(scratch, variables, words);
