@@ -35,6 +35,10 @@ struct AgentLines {
     /// Classes that its settings can deny; nothing where it has none.
     settings: Option<Vec<Class>>,
     credential: Vec<Handed>,
+    /// The file of its own login, for `--login-file`.
+    login: Option<String>,
+    /// Other APIs, for `--endpoint`.
+    endpoints: Vec<String>,
     origin: String,
 }
 
@@ -88,12 +92,14 @@ impl AgentLines {
             tested: value.tested,
             settings: value.settings.as_ref().map(told),
             credential: value.credential.way.iter().map(Handed::new).collect(),
+            login: value.login.map(|login| login.file),
+            endpoints: value.endpoint.into_keys().collect(),
             origin,
         }
     }
 
     fn text(&self) -> String {
-        let AgentLines { name, title, commands, tested, settings, credential, origin } = self;
+        let AgentLines { name, title, commands, tested, settings, credential, login, endpoints, origin } = self;
         let holds = if settings.is_some() { "settings and kernel" } else { "kernel only" };
         let mut text = format!("agent {name:<12} {title}: {holds} ({origin})\n");
         let mut line = |key: &str, value: &str| {
@@ -113,6 +119,10 @@ impl AgentLines {
         for Handed { way, name, header } in credential {
             let header = header.as_deref().map(|header| format!(", sent as {header}")).unwrap_or_default();
             line("credential", &format!("{way} {name}{header}"));
+        }
+        login.iter().for_each(|file| line("login", &format!("the token of {file}, by --login-file")));
+        if !endpoints.is_empty() {
+            line("endpoints", &endpoints.join(", "));
         }
         text
     }
