@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod claude;
 pub mod codex;
+pub mod denied;
 pub mod deny;
 pub mod endpoint;
 pub mod files;

@@ -22,8 +22,8 @@ use crate::policy::{Hold, NetworkMode, Policy};
 use crate::request::injection::Injection;
 use crate::request::{Request, UidRange, Upstream};
 
-/// Where the broker listens, on 127.0.0.1 of the cell, where that has a network of its own. The namespace is the cell's own, so that the port is free; it is
-/// below those that the kernel gives out, and none that a server of the agent's would have.
+/// Where the broker listens, on 127.0.0.1 of a cell that has a network of its own. There the port is free; it is below
+/// those that the kernel gives out, and none that a server of the agent's would have.
 pub const PORT: u16 = 20_080;
 
 /// What the broker does.

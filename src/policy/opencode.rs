@@ -8,6 +8,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::claude::ByCommands;
+use super::denied::{Deny, Line, Place};
 use super::deny::Class;
 use super::paths::HostPath;
 use super::rendered::{BASE_URL, FilePlace, Rendered, SERVERS, SettingsFile};
@@ -27,7 +28,7 @@ pub struct Template {
     /// Command lines that are allowed beside the listed programs.
     pub commands: Vec<Line>,
     /// What is denied by class, whatever else allows it.
-    pub deny: BTreeMap<Class, Vec<Deny>>,
+    pub deny: BTreeMap<Class, Vec<Deny<Tool>>>,
 }
 
 /// A provider that it knows by itself, with the names of its models: a model of another one has to be described.
@@ -61,63 +62,10 @@ pub enum Tool {
     Skill,
 }
 
-/// One thing that is denied.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Deny {
-    /// A tool, which then does not exist.
-    Tool(Tool),
-    /// A path, for the tools that read and write files.
-    Path(Place),
-    /// A path, for the tools that write.
-    Write(Place),
-    /// A command line, as a whole or as a part of one.
-    Command(Line),
-}
-
-/// A command line, where `*` stands for any text.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Line(String);
-
-/// A path from / on, or the end of one, and what lies below. `*` stands for any text.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Place(String);
-
-impl TryFrom<String> for Line {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Line, String> {
-        match text.trim() == text && !text.is_empty() && !text.contains(char::is_control) {
-            true => Ok(Line(text)),
-            false => Err(format!("`{}` is no command; write one without blanks at the ends", text.escape_debug())),
-        }
-    }
-}
-
-impl TryFrom<String> for Place {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Place, String> {
-        let mut names = text.strip_prefix('/').unwrap_or(&text).split('/');
-        let sound = |name: &str| !matches!(name, "" | "." | ".." | "~") && !name.contains(char::is_control);
-        match names.all(sound) {
-            true => Ok(Place(text)),
-            false => Err(format!(
-                "`{}` is no path; write one without `.`, `..`, `~` and a slash at the end",
-                text.escape_debug()
-            )),
-        }
-    }
-}
-
-impl Place {
-    /// Rules see a path as it leads there from the top of the repository, or from / where there is none.
-    fn patterns(&self) -> [String; 4] {
-        let name = self.0.trim_start_matches('/');
-        [name.to_owned(), format!("{name}/*"), format!("*/{name}"), format!("*/{name}/*")]
-    }
+/// Rules see a path as it leads there from the top of the repository, or from / where there is none.
+fn spellings(Place(text): &Place) -> [String; 4] {
+    let name = text.trim_start_matches('/');
+    [name.to_owned(), format!("{name}/*"), format!("*/{name}"), format!("*/{name}/*")]
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -219,7 +167,7 @@ impl Template {
 
     fn permission(&self, policy: &Policy, servers: &[String], left_out: &[Class]) -> Permission {
         let classes = policy.deny.iter().filter(|class| !left_out.contains(class));
-        let denied: Vec<&Deny> = classes.filter_map(|class| self.deny.get(class)).flatten().collect();
+        let denied: Vec<&Deny<Tool>> = classes.filter_map(|class| self.deny.get(class)).flatten().collect();
         let mut rules = Permission::default();
         rules.every("*", Action::Deny);
         for server in servers {
@@ -243,7 +191,7 @@ impl Template {
     }
 
     /// What of an allowed tool is allowed.
-    fn rule(&self, tool: Tool, commands: &Commands, denied: &[&Deny]) -> Rule {
+    fn rule(&self, tool: Tool, commands: &Commands, denied: &[&Deny<Tool>]) -> Rule {
         let mut patterns = match (tool, commands) {
             (Tool::Bash, Commands::List(names)) => {
                 let programs = names.iter().map(|name| format!("{name} *"));
@@ -254,7 +202,7 @@ impl Template {
         };
         let less = denied.iter().flat_map(|deny| match (deny, tool) {
             (Deny::Path(place), Tool::Read | Tool::Edit | Tool::List) | (Deny::Write(place), Tool::Edit) => {
-                place.patterns().into()
+                spellings(place).into()
             }
             (Deny::Command(line), Tool::Bash) => vec![line.0.clone()],
             _ => Vec::new(),
@@ -335,13 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_matches_is_refused() {
-        for bad in ["", "/", "a/", "~/.ssh", "../x", "/etc/./x", "a//b"] {
-            assert!(Place::try_from(bad.to_owned()).is_err(), "{bad}");
-        }
-        for bad in ["", " sudo", "ls ", "a\nb"] {
-            assert!(Line::try_from(bad.to_owned()).is_err(), "{bad}");
-        }
+    fn what_is_none_of_its_tools_is_refused() {
         for bad in [r#""write""#, r#""external_directory""#, r#""Bash""#] {
             assert!(serde_json::from_str::<Tool>(bad).is_err(), "{bad}");
         }
