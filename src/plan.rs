@@ -286,7 +286,7 @@ impl Plan {
     /// A required layer that this host lacks.
     pub fn new(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) -> Result<Plan, Box<Refusal>> {
         let network = broker::network(request, policy, agent);
-        let decided = layers::decide(request, policy, agent, host, network);
+        let decided = layers::decide(layers::Given { request, policy, agent, host, network });
         if decided.iter().any(|planned| matches!(planned.decision, Decision::Refuse { .. })) {
             return Err(Box::new(Refusal { layers: decided }));
         }

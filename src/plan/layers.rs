@@ -28,6 +28,21 @@ pub struct On {
     pub uid_range: UidRange,
 }
 
+/// All that a plan is made of.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// What was asked for.
+    pub request: &'a Request,
+    /// The policy.
+    pub policy: &'a Policy,
+    /// The agent.
+    pub agent: &'a AgentSpec,
+    /// The host.
+    pub host: &'a Host,
+    /// The network that this comes to.
+    pub network: NetworkMode,
+}
+
 /// What can be done about a layer, before the policy is asked.
 enum Can {
     Enforce(String),
@@ -39,22 +54,17 @@ enum Can {
 }
 
 /// Decides every layer.
-pub fn decide(
-    request: &Request,
-    policy: &Policy,
-    agent: &AgentSpec,
-    host: &Host,
-    network: NetworkMode,
-) -> Vec<Planned> {
+pub fn decide(given: Given<'_>) -> Vec<Planned> {
+    let Given { request, policy, .. } = given;
     let all = Layer::ALL.into_iter().map(|layer| {
         let want = want(request, policy, layer);
-        let can = can(layer, request, policy, agent, host, network);
+        let can = can(layer, given);
         // Whatever the policy says of the namespace: where there can be no broker, the agent never has the credential in
         // its stead.
         let want = if layer == Layer::Net && matches!(can, Can::Refuse(_)) { Want::Required } else { want };
         // A network of its own leaves nothing that a rule for ports could close; and that there is none may only come out
         // when the child is made.
-        let surpassed = layer == Layer::LandlockNet && in_force(Layer::Net, request, policy, agent, host, network);
+        let surpassed = layer == Layer::LandlockNet && in_force(Layer::Net, given);
         let named = request.require.contains(&Require::Layer(layer)) || policy.want(layer) == Want::Required;
         let insists = named && !surpassed;
         Planned { layer, decision: decision(layer, want, insists, can) }
@@ -101,37 +111,36 @@ fn decision(layer: Layer, want: Want, insists: bool, can: Can) -> Decision {
     }
 }
 
-fn can(layer: Layer, request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+fn can(layer: Layer, given: Given<'_>) -> Can {
+    let Given { request, policy, agent, host, .. } = given;
     match layer {
-        Layer::Pid => pid(request, policy, agent, host, network),
+        Layer::Pid => pid(given),
         Layer::Root => private_root(policy, host),
         Layer::Ipc => of(&host.namespaces, |maker| made(*maker)),
         Layer::Uts => match &host.uts {
             Fact::Has(()) => of(&host.namespaces, |maker| made(*maker)),
             Fact::Lacks(lack) => Can::Lack(lack.clone()),
         },
-        Layer::Net => net(request, policy, agent, host, network),
+        Layer::Net => net(given),
         Layer::Uid => uid(request, host),
         Layer::LandlockFs if policy.kernel.nested_namespaces => {
             Can::Off("kernel.nested-namespaces: a Landlock domain for files forbids every mount".into())
         }
         Layer::LandlockFs => landlock(host, 1, "files"),
-        Layer::LandlockNet => landlock_net(request, policy, host, network),
+        Layer::LandlockNet => landlock_net(given),
         Layer::LandlockScope => landlock(host, 6, "signals and abstract sockets"),
         Layer::Seccomp => of(&host.seccomp, |()| "filter as a tree".into()),
-        Layer::Capabilities => capabilities(request, policy, agent, host, network),
+        Layer::Capabilities => capabilities(given),
         Layer::NoNewPrivs => Can::Enforce("set before anything else is given up".into()),
         Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
         Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
-        Layer::Settings => settings(request, policy, agent, host, network),
+        Layer::Settings => settings(given),
         Layer::Alone if request.beside => Can::Off("this cell is wanted beside others (--beside)".into()),
-        Layer::Alone => {
-            Can::Enforce(match in_space(request, |layer| in_force(layer, request, policy, agent, host, network)) {
-                Some(by) => format!("in space: {by}"),
-                None => "in time: one cell at a time of the agent's UID in this network namespace".into(),
-            })
-        }
+        Layer::Alone => Can::Enforce(match in_space(request, |layer| in_force(layer, given)) {
+            Some(by) => format!("in space: {by}"),
+            None => "in time: one cell at a time of the agent's UID in this network namespace".into(),
+        }),
     }
 }
 
@@ -182,13 +191,14 @@ fn private_root(policy: &Policy, host: &Host) -> Can {
 /// Without a private root /proc stays the host's. /proc/self is still there, nobody outside can be signalled or traced,
 /// and all of it dies with its first process. A Landlock domain shows /proc of the process that enters it, though, which
 /// is then the namespace's first and not the agent: where one of the two must go, Landlock closes more.
-fn pid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+fn pid(given: Given<'_>) -> Can {
+    let Given { policy, host, .. } = given;
     let root = private_root(policy, host);
     let rooted = policy.want(Layer::Root) != Want::Off && matches!(root, Can::Enforce(_));
     match (&host.namespaces, root) {
         (Fact::Lacks(lack), _) => Can::Lack(lack.clone()),
         (Fact::Has(maker), _) if rooted => Can::Enforce(made(*maker)),
-        (Fact::Has(maker), _) if !in_force(Layer::LandlockFs, request, policy, agent, host, network) => {
+        (Fact::Has(maker), _) if !in_force(Layer::LandlockFs, given) => {
             Can::Enforce(made(*maker) + "; /proc is the host's and lists other processes")
         }
         (_, Can::Lack(lack)) => Can::Lack(lack),
@@ -201,8 +211,9 @@ fn pid(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, netwo
 
 /// Settings that the agent's own UID owns are read-only in name alone: it takes a fence, since agents take up what is
 /// changed while they run. A caller's argument may loosen settings that no managed file backs.
-fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
-    let fence = |layer| in_force(layer, request, policy, agent, host, network);
+fn settings(given: Given<'_>) -> Can {
+    let Given { request, agent, host, .. } = given;
+    let fence = |layer| in_force(layer, given);
     let managed = fence(Layer::Root);
     if !managed && !fence(Layer::Uid) && !fence(Layer::LandlockFs) {
         return Can::Lack(Lack::new(
@@ -245,10 +256,11 @@ fn settings(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, 
     }
 }
 
-fn net(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+fn net(given: Given<'_>) -> Can {
+    let Given { request, policy, host, network, .. } = given;
     let off = want(request, policy, Layer::Net) == Want::Off;
     match network {
-        NetworkMode::Broker => net_of_broker(request, policy, agent, host, network),
+        NetworkMode::Broker => net_of_broker(given),
         NetworkMode::Host | NetworkMode::None if off => Can::Off(OFF.into()),
         NetworkMode::Host => Can::Off("the network is the host's (--network none gives the cell its own)".into()),
         NetworkMode::None => match &host.namespaces {
@@ -263,7 +275,8 @@ fn net(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, netwo
 
 /// Without the namespace the broker listens on the host's loopback, and other layers do what they can. The credential
 /// stays outside of the cell in any case; what differs is what else the agent reaches, and who reaches its broker.
-fn net_of_broker(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
+fn net_of_broker(given: Given<'_>) -> Can {
+    let Given { request, policy, agent, host, .. } = given;
     if let Some(lack) = broker::lack(request, agent, host) {
         return Can::Refuse(lack);
     }
@@ -274,7 +287,7 @@ fn net_of_broker(request: &Request, policy: &Policy, agent: &AgentSpec, host: &H
         Some(lack) => (lack.why.as_str(), lack.remedy.as_str()),
         None => return Can::Enforce("its own loopback, and on it the broker".into()),
     };
-    let on = |layer| layer != Layer::Net && in_force(layer, request, policy, agent, host, network);
+    let on = |layer| layer != Layer::Net && in_force(layer, given);
     let (held, least) = (hold::of(on), policy.network.least);
     if held < least {
         let others = if least == Hold::Port { "; or have Landlock from ABI 4 on and a seccomp filter" } else { "" };
@@ -294,29 +307,21 @@ fn net_of_broker(request: &Request, policy: &Policy, agent: &AgentSpec, host: &H
 }
 
 /// Whether a layer that another depends on will be in force.
-fn in_force(
-    layer: Layer,
-    request: &Request,
-    policy: &Policy,
-    agent: &AgentSpec,
-    host: &Host,
-    network: NetworkMode,
-) -> bool {
-    want(request, policy, layer) != Want::Off
-        && matches!(can(layer, request, policy, agent, host, network), Can::Enforce(_))
+fn in_force(layer: Layer, given: Given<'_>) -> bool {
+    want(given.request, given.policy, layer) != Want::Off && matches!(can(layer, given), Can::Enforce(_))
 }
 
 /// Layers that are a namespace.
 const NAMESPACES: [Layer; 5] = [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net];
 
-fn in_user_namespace(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> bool {
-    host.namespaces.get() == Ok(&Maker::UserNamespace)
-        && NAMESPACES.into_iter().any(|layer| in_force(layer, request, policy, agent, host, network))
+fn in_user_namespace(given: Given<'_>) -> bool {
+    given.host.namespaces.get() == Ok(&Maker::UserNamespace)
+        && NAMESPACES.into_iter().any(|layer| in_force(layer, given))
 }
 
 /// The bounding set bounds what an exec may gain. Without the right to empty it no_new_privs does the same.
-fn capabilities(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host, network: NetworkMode) -> Can {
-    let may_empty = host.has(capability::SETPCAP) || in_user_namespace(request, policy, agent, host, network);
+fn capabilities(given: Given<'_>) -> Can {
+    let may_empty = given.host.has(capability::SETPCAP) || in_user_namespace(given);
     Can::Enforce(if may_empty {
         "every set is empty".into()
     } else {
@@ -403,7 +408,8 @@ fn landlock(host: &Host, needed: u32, what: &str) -> Can {
     }
 }
 
-fn landlock_net(request: &Request, policy: &Policy, host: &Host, network: NetworkMode) -> Can {
+fn landlock_net(given: Given<'_>) -> Can {
+    let Given { request, policy, host, network, .. } = given;
     let own = host.namespaces.get().is_ok() && host.net.get().is_ok() && want(request, policy, Layer::Net) != Want::Off;
     if network != NetworkMode::Host && own {
         return Can::Off("the network namespace has nothing to reach".into());
