@@ -145,6 +145,10 @@ pub struct RunArgs {
     /// The agent's working directory: `fresh` (wiped), `user` (kept, one per user), or a directory of yours
     #[arg(long, short, value_name = "fresh|user|DIR", value_hint = ValueHint::DirPath, help_heading = "Files", env = "OUBLIETTE_WORKSPACE")]
     pub workspace: Option<PathBuf>,
+    /// With --workspace user: put back what the agent resumes a conversation from, as its last run left that, and keep it for
+    /// the next
+    #[arg(long, help_heading = "Files")]
+    pub resume: bool,
     /// Fill a fresh workspace with a copy of this directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
     pub copy_in: Option<PathBuf>,

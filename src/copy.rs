@@ -11,7 +11,8 @@ use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat}
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, Whence, fchown, fchownat, ftruncate, lseek, symlinkat};
 
-use crate::tree::{Bounds, Entry, Status, Step, TreeError, Walk, errno, open_dir, open_file};
+use crate::policy::paths::HomePath;
+use crate::tree::{Bounds, Entry, Kind, Status, Step, TreeError, Walk, errno, open_dir, open_file};
 
 /// Why a copy ended early; what was copied until then is still there, for the caller to wipe.
 pub type CopyError = TreeError;
@@ -31,7 +32,7 @@ pub struct Copied {
     pub skipped: u64,
 }
 
-/// Copies everything in `from` into the empty directory `to`.
+/// Copies everything in `from` into the directory `to`, in which a directory may be there already and nothing else of it.
 ///
 /// Regular files keep their content, holes, permission bits and time; set-id and sticky bits, extended attributes and
 /// hard links between files are not carried over. A directory keeps its mode and always rwx for its owner. Links are
@@ -46,7 +47,38 @@ pub fn copy_tree(
     owner: Option<(Uid, Gid)>,
     bounds: &Bounds,
 ) -> Result<Copied, CopyError> {
-    let mut walk = Walk::new(from, bounds)?;
+    copy(Walk::new(from, bounds)?, to, owner)
+}
+
+/// Copies of `from` what has one of these names, with all that is below it and the directories above it. In a name `*`
+/// stands for any one part of a path.
+///
+/// # Errors
+/// As for [`copy_tree`].
+pub fn copy_named(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    names: &[HomePath],
+    bounds: &Bounds,
+) -> Result<Copied, CopyError> {
+    let others = |path: &[u8], kind: Kind| !names.iter().any(|name| leads(name.as_str(), path, kind));
+    copy(Walk::without(from, bounds, &others)?, to, None)
+}
+
+/// Whether a path is at or below a name, or a directory above it. In the name `*` stands for one part.
+fn leads(name: &str, path: &[u8], kind: Kind) -> bool {
+    let (mut name, mut path) = (name.split('/'), path.split(|byte| *byte == b'/'));
+    loop {
+        match (name.next(), path.next()) {
+            (Some(wanted), Some(part)) if wanted == "*" || wanted.as_bytes() == part => {}
+            (Some(_), Some(_)) => return false,
+            (None, _) => return true,
+            (Some(_), None) => return kind == Kind::Directory,
+        }
+    }
+}
+
+fn copy(mut walk: Walk<'_>, to: BorrowedFd<'_>, owner: Option<(Uid, Gid)>) -> Result<Copied, CopyError> {
     let mut copy = Copy { to, owner, open: Vec::new(), buffer: vec![0; 128 << 10], done: Copied::default() };
     while let Some(step) = walk.step()? {
         let (verb, result) = match step {
@@ -74,7 +106,10 @@ impl Copy<'_> {
     }
 
     fn enter(&mut self, entry: Entry) -> nix::Result<()> {
-        mkdirat(self.target(), entry.name.as_os_str(), Mode::S_IRWXU)?;
+        match mkdirat(self.target(), entry.name.as_os_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
         let dir = open_dir(self.target(), &entry.name)?;
         self.open.push((dir, entry.status));
         self.done.directories += 1;
@@ -160,4 +195,29 @@ fn sparse(from: &mut File, to: &mut File, size: u64, buffer: &mut [u8]) -> nix::
         position = hole;
     }
     ftruncate(&*to, size_signed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leads;
+    use crate::tree::Kind;
+
+    #[test]
+    fn names_lead_to_what_is_at_below_and_above_them() {
+        for (name, path, kind, leads_there) in [
+            ("a/b", "a", Kind::Directory, true),
+            ("a/b", "a", Kind::File, false),
+            ("a/b", "a/b", Kind::File, true),
+            ("a/b", "a/b/c/d", Kind::Link, true),
+            ("a/b", "a/bc", Kind::File, false),
+            ("a/b", "b", Kind::Directory, false),
+            ("a/*/c", "a/x", Kind::Directory, true),
+            ("a/*/c", "a/x/c/d", Kind::File, true),
+            ("a/*/c", "a/x/d", Kind::Directory, false),
+            ("a/*/c", "a/x/y/c", Kind::Directory, false),
+            ("*", "a", Kind::File, true),
+        ] {
+            assert_eq!(leads(name, path.as_bytes(), kind), leads_there, "{name} {path}");
+        }
+    }
 }

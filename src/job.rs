@@ -198,6 +198,13 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
         return Err(Error::new("use --upstream", format!("{} has no variable for a base URL", agent.value.title))
             .hint("leave it out"));
     }
+    if request.resume && agent.value.resume.is_empty() {
+        return Err(Error::new(
+            "use --resume",
+            format!("the file of {} names nothing to resume from", agent.value.title),
+        )
+        .hint("leave it out, or name the files with `resume` in the agent's file"));
+    }
     let knows = request.upstream.is_some() || agent.value.environment.upstream.is_some();
     if agent.value.settings.as_ref().is_some_and(Settings::hold_base_url) && !knows {
         return Err(Error::new(

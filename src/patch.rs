@@ -8,10 +8,9 @@ mod blob;
 mod text;
 
 use std::cmp::Ordering;
-use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use flate2::Compression;
@@ -99,8 +98,8 @@ pub fn write(
 
 /// Names that git refuses to write anywhere (verify_path in its read-cache.c): one of them in a patch and git takes
 /// none of it.
-fn refused_by_git(name: &OsStr, kind: Kind) -> bool {
-    let name = name.as_bytes().to_ascii_lowercase();
+fn refused_by_git(path: &[u8], kind: Kind) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_ascii_lowercase();
     let dotgit = name.split(|byte| *byte == b'\\').any(|part| {
         let part = part.split(|byte| *byte == b':').next().unwrap_or_default();
         let end = part.iter().rposition(|byte| !matches!(byte, b' ' | b'.')).map_or(0, |last| last + 1);
@@ -121,13 +120,13 @@ fn order(old: &Side, new: &Side) -> Option<Ordering> {
 
 /// One of the two trees, at one of its files or links.
 struct Side {
-    walk: Walk,
+    walk: Walk<'static>,
     item: Option<Entry>,
 }
 
 impl Side {
     fn new(root: BorrowedFd<'_>, bounds: &Bounds) -> Result<Side, TreeError> {
-        let mut side = Side { walk: Walk::without(root, bounds, refused_by_git)?, item: None };
+        let mut side = Side { walk: Walk::without(root, bounds, &refused_by_git)?, item: None };
         side.advance()?;
         Ok(side)
     }
@@ -333,9 +332,6 @@ impl Patch<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-
     use super::{Blob, Body, base85, quoted, range, refused_by_git};
     use crate::tree::Kind;
 
@@ -377,13 +373,13 @@ mod tests {
 
     #[test]
     fn spellings_of_dot_git() {
-        let file = |name: &[u8]| refused_by_git(OsStr::from_bytes(name), Kind::File);
+        let file = |name: &[u8]| refused_by_git(&[b"a/", name].concat(), Kind::File);
         for name in [&b".git"[..], b".GIT", b".git ", b".git...", b"git~1", b".git::$INDEX_ALLOCATION", b"a\\.git"] {
             assert!(file(name), "{name:?}");
         }
         for name in [&b".gitignore"[..], b".github", b"git", b"x.git", b".gitmodules", b"git~2"] {
             assert!(!file(name), "{name:?}");
         }
-        assert!(refused_by_git(OsStr::new(".gitmodules"), Kind::Link));
+        assert!(refused_by_git(b".gitmodules", Kind::Link));
     }
 }

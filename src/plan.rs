@@ -85,6 +85,9 @@ pub struct Plan {
     /// them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hidden: Vec<WorkName>,
+    /// What of HOME is kept for the next run of this user, and put back there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resume: Vec<HomePath>,
     /// How to see that the agent took its settings.
     #[serde(skip)]
     pub check: Option<Check>,
@@ -329,6 +332,7 @@ impl Plan {
             arguments: environ::arguments(request, agent, host, settings.as_ref()),
             shim: environ::shim(agent, host, settings.as_ref()),
             hidden: agent.hide.clone(),
+            resume: if request.resume { agent.resume.clone() } else { Vec::new() },
             program: host.programs.agent.path.clone(),
             check: settings.is_some().then(|| agent.check.clone()),
             settings,

@@ -39,6 +39,8 @@ pub struct Request {
     pub agent: Option<String>,
     /// The working directory.
     pub workspace: Workspace,
+    /// Keep what the agent resumes from, and put it back.
+    pub resume: bool,
     /// What fills it.
     pub copy_in: Option<PathBuf>,
     /// Where it goes afterwards.
@@ -150,6 +152,7 @@ impl Request {
             level,
             agent: merge.pick("agent", args.agent, config.agent),
             workspace: workspace.map_or(Ok(Workspace::Fresh), as_workspace)?,
+            resume: args.resume,
             copy_in: args.copy_in,
             export: args.export.map(as_export),
             patch: args.patch,
@@ -188,6 +191,10 @@ impl Request {
         if self.copy_in.is_some() && self.workspace != Workspace::Fresh {
             return Err(Error::new("use --copy-in", "the workspace is not a fresh one")
                 .hint("leave --workspace out, or put the files into that directory yourself"));
+        }
+        if self.resume && self.workspace != Workspace::User {
+            return Err(Error::new("use --resume", "the workspace is not one that its user keeps")
+                .hint("add --workspace user: the conversation is kept as long as that"));
         }
         let takes_stdin = self.credential == Some(SecretSource::Stdin) || self.credential == Some(SecretSource::Fd(0));
         if self.report_fd == Some(0) || (takes_stdin && self.report_fd.is_some_and(|fd| fd <= 0)) {

@@ -30,6 +30,7 @@ use crate::policy::way::{Hand, Way};
 use crate::progress::{Progress, Stage};
 use crate::report::Report;
 use crate::request::{Request, Workspace};
+use crate::resume::Resume;
 use crate::secret::{Secret, SecretSource};
 use crate::state::State;
 use crate::supervise::terminal::Terminal;
@@ -83,6 +84,10 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
     let switch = plan.identity != Identity::Caller;
     let range = uid_range(&job, &plan);
     let kept = workspace::open(&job.request, &state, range, switch)?;
+    let resume = match kept.as_ref().and_then(|kept| kept.name.as_deref()).filter(|_| job.request.resume) {
+        Some(workspace) => Some(Resume::open(&state, workspace, &job.agent.name)?),
+        None => None,
+    };
     job.host.around = around(&state, kept.as_ref().map(|kept| kept.directory.path.as_path()));
     let plan =
         if job.host.around.is_empty() { plan } else { job.plan().map_err(|refusal| refused(known, *refusal))? };
@@ -111,6 +116,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
             secret,
             handed,
             kept,
+            resume,
             copy_in,
             signals,
             progress,
@@ -191,6 +197,7 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
         secret: None,
         handed: Handed::default(),
         kept: None,
+        resume: None,
         copy_in: None,
         signals,
         progress,

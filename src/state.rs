@@ -96,27 +96,44 @@ impl State {
         })
     }
 
-    /// The directory of what outlives a run: user workspaces and the key for their names.
+    /// A directory of what outlives a run: `workspaces` of users with the key for their names, and `resume`.
     ///
     /// # Errors
     /// It cannot be made, or is not this user's alone.
-    pub fn workspaces(&self) -> Result<(PathBuf, OwnedFd)> {
-        let place = if self.named { self.path.join("kept") } else { persistent()? };
-        open_pair(&place, "workspaces").map(|(_, workspaces)| (place.join("workspaces"), workspaces))
+    pub fn kept(&self, name: &str) -> Result<(PathBuf, OwnedFd)> {
+        let place = self.persistent().ok_or_else(|| {
+            Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
+                .hint("name one with --state-dir")
+        })?;
+        if let (false, Some(base)) = (self.named, place.parent()) {
+            let made = std::fs::create_dir_all(base);
+            made.map_err(|error| Error::new(format!("make {}", base.display()), error).hint(HINT))?;
+        }
+        open_pair(&place, name).map(|(_, inner)| (place.join(name), inner))
     }
-}
 
-fn persistent() -> Result<PathBuf> {
-    if geteuid().is_root() {
-        return Ok("/var/lib/oubliette".into());
+    /// The same where it is there already.
+    ///
+    /// # Errors
+    /// It is not this user's alone.
+    pub fn kept_before(&self, name: &str) -> Result<Option<OwnedFd>> {
+        match self.persistent() {
+            Some(place) if place.join(name).exists() => open_pair(&place, name).map(|(_, inner)| Some(inner)),
+            _ => Ok(None),
+        }
     }
-    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let Some(base) = base.or_else(|| crate::sys::environ::home().map(|home| home.join(".local/state"))) else {
-        return Err(Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
-            .hint("name one with --state-dir"));
-    };
-    std::fs::create_dir_all(&base).map_err(|error| Error::new(format!("make {}", base.display()), error).hint(HINT))?;
-    Ok(base.join("oubliette"))
+
+    fn persistent(&self) -> Option<PathBuf> {
+        if self.named {
+            return Some(self.path.join("kept"));
+        }
+        if geteuid().is_root() {
+            return Some("/var/lib/oubliette".into());
+        }
+        let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = base.or_else(|| crate::sys::environ::home().map(|home| home.join(".local/state")));
+        base.map(|base| base.join("oubliette"))
+    }
 }
 
 const HINT: &str =

@@ -20,6 +20,7 @@ use crate::confine::cgroup;
 use crate::error::{Error, Result};
 use crate::proc;
 use crate::report::Leftover;
+use crate::resume;
 use crate::state::State;
 use crate::sys;
 use crate::tree::printable;
@@ -87,6 +88,9 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
             swept.removed.push(text);
         }
         swept.left.extend(left);
+    }
+    if !dry_run {
+        swept.left.extend(resume::sweep(state, until)?);
     }
     if nix::unistd::geteuid().is_root() && !dry_run {
         swept.freed_uids = uids::sweep(state, &owners)?;

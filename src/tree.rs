@@ -178,35 +178,35 @@ struct Level {
 /// A walk through a tree in the byte order of full paths, which is git's order, within [`Bounds`].
 ///
 /// Fifos, sockets, devices and whatever another mount covers are passed over and counted.
-pub struct Walk {
+pub struct Walk<'a> {
     levels: Vec<Level>,
     path: Vec<u8>,
     mount: Mount,
     bounds: Bounds,
-    leave_out: fn(&OsStr, Kind) -> bool,
+    leave_out: &'a dyn Fn(&[u8], Kind) -> bool,
     files: u64,
     bytes: u64,
     skipped: u64,
 }
 
-impl Walk {
+impl<'a> Walk<'a> {
     /// A walk through all of the open directory `root`.
     ///
     /// # Errors
     /// When the directory itself cannot be read.
-    pub fn new(root: BorrowedFd<'_>, bounds: &Bounds) -> Result<Walk, TreeError> {
-        Walk::without(root, bounds, |_, _| false)
+    pub fn new(root: BorrowedFd<'_>, bounds: &Bounds) -> Result<Walk<'static>, TreeError> {
+        Walk::without(root, bounds, &|_, _| false)
     }
 
-    /// The same without the names (and what is below them) that `leave_out` answers true for.
+    /// The same without the paths (and what is below them) that `leave_out` answers true for.
     ///
     /// # Errors
     /// When the directory itself cannot be read.
     pub fn without(
         root: BorrowedFd<'_>,
         bounds: &Bounds,
-        leave_out: fn(&OsStr, Kind) -> bool,
-    ) -> Result<Walk, TreeError> {
+        leave_out: &'a dyn Fn(&[u8], Kind) -> bool,
+    ) -> Result<Walk<'a>, TreeError> {
         let failed = |errno| TreeError::Path { verb: "read", path: ".".into(), errno };
         let mount = status_of(root).map_err(failed)?.mount;
         let dir = open_dir(root, OsStr::new(".")).map_err(failed)?;
@@ -253,7 +253,7 @@ impl Walk {
             };
             self.path.extend_from_slice(name.as_bytes());
             let status = status(self.dir(), &name).map_err(|errno| self.failed("read", errno))?;
-            if status.mount != self.mount || (self.leave_out)(&name, status.kind) {
+            if status.mount != self.mount || (self.leave_out)(&self.path, status.kind) {
                 self.skipped += 1;
                 continue;
             }
@@ -289,7 +289,7 @@ impl Walk {
     /// Sorted as git sorts a tree: a directory as if its name ended in a slash. Bounded while it is read, because a
     /// directory of a hundred million names would fill the launcher's memory.
     fn list(&mut self, dir: BorrowedFd<'_>) -> Result<Vec<OsString>, TreeError> {
-        let failed = |walk: &Walk, errno| walk.failed("list", errno);
+        let failed = |walk: &Walk<'_>, errno| walk.failed("list", errno);
         let mut names: Vec<Vec<u8>> = Vec::new();
         for entry in entries(dir).map_err(|errno| failed(self, errno))?.iter() {
             let entry = entry.map_err(|errno| failed(self, errno))?;

@@ -37,6 +37,8 @@ pub struct Kept {
     pub owner: Ids,
     /// The UID belongs to this workspace and to nobody else.
     pub bound: bool,
+    /// Its name, where it is a user's.
+    pub name: Option<String>,
     lock: Flock<OwnedFd>,
 }
 
@@ -108,6 +110,7 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     Ok(Kept {
         owner,
         bound: false,
+        name: None,
         lock: lock(&dir, &object)?,
         directory: CheckedDirectory { path: real, fd: dir.into() },
     })
@@ -135,7 +138,7 @@ const ENDING: Duration = Duration::from_secs(1);
 
 /// The kept workspace of a user. Its name is a keyed hash of the user id: nobody guesses it, and no id is a path.
 fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Result<Kept> {
-    let (place, kept) = state.workspaces()?;
+    let (place, kept) = state.kept("workspaces")?;
     let failed = |errno: Errno| match errno {
         Errno::EUSERS => {
             let (_, UidRange { first, last }) = crate::uids::split(range);
@@ -157,6 +160,7 @@ fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Res
     Ok(Kept {
         owner,
         bound: switch,
+        name: Some(name),
         lock: lock(&dir, "use the user's workspace")?,
         directory: CheckedDirectory { path, fd: dir.into() },
     })
@@ -191,7 +195,8 @@ fn make_user(kept: &OwnedFd, name: &str, range: UidRange, switch: bool) -> Resul
     made
 }
 
-/// A UID of the part of the range that is bound to workspaces, which no other workspace has.
+/// A UID of the part of the range that is bound to workspaces, which no other workspace has. Any of them, and not the first:
+/// under another state directory there are others, and two with one UID could not be in use at once.
 fn free_uid(kept: &OwnedFd, range: UidRange) -> Result<u32, Errno> {
     let (_, bound) = crate::uids::split(range);
     let mut taken = std::collections::HashSet::new();
@@ -201,7 +206,10 @@ fn free_uid(kept: &OwnedFd, range: UidRange) -> Result<u32, Errno> {
             taken.insert(stat.st_uid);
         }
     }
-    (bound.first..=bound.last).find(|uid| !taken.contains(uid)).ok_or(Errno::EUSERS)
+    let count = bound.last - bound.first + 1;
+    let start = crate::sys::random::bytes().map(u32::from_ne_bytes)? % count;
+    let mut all = (start..count).chain(0..start).map(|nth| bound.first + nth);
+    all.find(|uid| !taken.contains(uid)).ok_or(Errno::EUSERS)
 }
 
 /// 32 random bytes that only this user reads, made at the first need.
@@ -253,13 +261,15 @@ pub fn open_source(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-/// What fills a workspace at the start of a run.
+/// What fills workspace and HOME at the start of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Filling<'a> {
     /// Copied into a fresh workspace.
     pub source: Option<BorrowedFd<'a>>,
     /// The caller's workspace.
     pub kept: Option<BorrowedFd<'a>>,
+    /// What the agent resumes from, for its HOME.
+    pub home: Option<BorrowedFd<'a>>,
     /// Keep a copy of the workspace as it is at the start.
     pub keep_base: bool,
     /// The owner of what is copied, where it is not the launcher.
@@ -268,7 +278,7 @@ pub struct Filling<'a> {
     pub bounds: Bounds,
 }
 
-/// Fills `work` and, where a patch is wanted, `base` in the directory of the cell.
+/// Fills `work`, `home` and, where a patch is wanted, `base` in the directory of the cell.
 ///
 /// # Errors
 /// What could not be copied, as a sentence.
@@ -276,8 +286,12 @@ pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<(), String> {
     let dir = |name: &str| {
         openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| format!("open {name}: {}", errno.desc()))
     };
+    let owner = filling.owner.map(|ids| (ids.uid, ids.gid));
+    if let Some(home) = filling.home {
+        copy_tree(home, dir("home")?.as_fd(), owner, &filling.bounds)
+            .map_err(|error| format!("put back what the agent resumes from: {error}"))?;
+    }
     if let Some(source) = filling.source {
-        let owner = filling.owner.map(|ids| (ids.uid, ids.gid));
         copy_tree(source, dir("work")?.as_fd(), owner, &filling.bounds).map_err(|error| format!("copy in: {error}"))?;
     }
     if filling.keep_base

@@ -93,10 +93,13 @@ impl Denied {
 fn files(plan: &Plan) -> Vec<String> {
     let hidden: Vec<&str> = plan.hidden.iter().map(WorkName::as_str).collect();
     let hidden = (!hidden.is_empty()).then(|| hidden.join(", "));
+    let resume: Vec<String> = plan.resume.iter().map(|path| format!("~/{}", path.as_str())).collect();
+    let resume = (!resume.is_empty())
+        .then(|| format!("kept for the next run of this user and put back there: {}", resume.join(", ")));
     let Some(root) = &plan.root else {
         let own = "HOME, TMPDIR and a fresh workspace are directories of the cell, wiped afterwards".to_owned();
         let none = hidden.map(|names| format!("no run in or below a directory that has {names}: nothing hides them"));
-        return [own].into_iter().chain(none).collect();
+        return [own].into_iter().chain(resume).chain(none).collect();
     };
     let mut lines =
         vec![format!("/home/agent, /tmp, /dev/shm and a fresh /work: one tmpfs of {}, gone with the run", root.disk)];
@@ -104,6 +107,7 @@ fn files(plan: &Plan) -> Vec<String> {
         Kind::Link(target) => format!("{} -> {}", shown.path.display(), target.display()),
         Kind::Directory | Kind::File => format!("{} read-only", shown.path.display()),
     });
+    lines.extend(resume);
     lines.extend(shown);
     lines.extend(hidden.map(|names| format!("/work without {names}: they look empty and cannot be changed")));
     if !root.masked.is_empty() {

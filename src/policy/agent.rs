@@ -61,6 +61,9 @@ pub struct AgentSpec {
     /// Names at the top of the workspace that it reads for its settings whatever it is told: they are hidden from it.
     #[serde(default)]
     pub hide: Vec<WorkName>,
+    /// What of its HOME it needs to resume a conversation: files, or directories with all in them. `*` is any one name.
+    #[serde(default)]
+    pub resume: Vec<HomePath>,
     /// Its settings.
     pub settings: Option<Settings>,
     /// How to see that it took them.

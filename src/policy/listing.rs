@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::deny::Class;
 use super::files::{Found, Library};
+use super::paths::HomePath;
 use super::way::{Hand, Way};
 use crate::error::Result;
 use crate::policy::agent::AgentSpec;
@@ -39,6 +40,8 @@ struct AgentLines {
     login: Option<String>,
     /// Other APIs, for `--endpoint`.
     endpoints: Vec<String>,
+    /// What of its HOME is kept by `--resume`.
+    resume: Vec<HomePath>,
     origin: String,
 }
 
@@ -94,12 +97,13 @@ impl AgentLines {
             credential: value.credential.way.iter().map(Handed::new).collect(),
             login: value.login.map(|login| login.file),
             endpoints: value.endpoint.into_keys().collect(),
+            resume: value.resume,
             origin,
         }
     }
 
     fn text(&self) -> String {
-        let AgentLines { name, title, commands, tested, settings, credential, login, endpoints, origin } = self;
+        let AgentLines { name, title, commands, tested, settings, credential, login, endpoints, resume, origin } = self;
         let holds = if settings.is_some() { "settings and kernel" } else { "kernel only" };
         let mut text = format!("agent {name:<12} {title}: {holds} ({origin})\n");
         let mut line = |key: &str, value: &str| {
@@ -123,6 +127,10 @@ impl AgentLines {
         login.iter().for_each(|file| line("login", &format!("the token of {file}, by --login-file")));
         if !endpoints.is_empty() {
             line("endpoints", &endpoints.join(", "));
+        }
+        if !resume.is_empty() {
+            let paths: Vec<String> = resume.iter().map(|path| format!("~/{}", path.as_str())).collect();
+            line("resumes from", &format!("{}, by --resume", paths.join(", ")));
         }
         text
     }

@@ -33,6 +33,7 @@ use crate::policy::hosts::HostName;
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
 use crate::request::injection::Injection;
+use crate::resume::Resume;
 use crate::secret::{Secret, SecretSource};
 use crate::state::State;
 use crate::supervise::relay::Relay;
@@ -53,6 +54,7 @@ pub(super) struct Run<'a> {
     pub secret: Option<Arc<Secret>>,
     pub handed: Handed,
     pub kept: Option<Kept>,
+    pub resume: Option<Resume>,
     pub copy_in: Option<OwnedFd>,
     pub signals: Signals,
     pub progress: Progress,
@@ -196,7 +198,7 @@ impl Run<'_> {
             cell.write(&files, agent, self.launcher)?;
             let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
             filled.map_err(|why| {
-                Error::new("fill the workspace", why).hint("see limits.disk and limits.files of the policy")
+                Error::new("fill the cell", why).hint("see limits.disk and limits.files of the policy")
             })?;
             workspace::without(&plan.hidden, &places.work, self.kept.as_ref())?;
         }
@@ -227,6 +229,7 @@ impl Run<'_> {
         Filling {
             source: self.copy_in.as_ref().map(OwnedFd::as_fd),
             kept: self.kept.as_ref().map(|kept| kept.directory.fd.as_fd()),
+            home: self.resume.as_ref().and_then(Resume::before),
             keep_base: outputs.as_ref().is_some_and(Outputs::needs_base),
             owner: (agent != self.launcher).then_some(agent),
             bounds: bounds(&self.job.level.value.limits),
@@ -342,7 +345,7 @@ impl Run<'_> {
             launcher: self.launcher,
             launcher_pid: std::process::id(),
             agent: *agent,
-            hand_out: tree.is_some() && outputs.as_ref().is_some_and(Outputs::any),
+            hand_out: tree.is_some() && (outputs.as_ref().is_some_and(Outputs::any) || self.resume.is_some()),
             tree,
             work: directory.map(|directory| directory.fd.as_fd()).filter(|_| plan.root.is_none()),
             filling: self.filling(outputs, *agent),
@@ -449,7 +452,7 @@ impl Run<'_> {
             (Outcome::Ran(_), Some(not_in_force)) => Outcome::Ran(not_in_force),
             (outcome, _) => outcome,
         };
-        let error = self.write_outputs(&outcome, outputs, &watch, &cell);
+        let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell);
         let started = watch.started;
         *terminal = watch.terminal.take();
         // It would take the end of its channel for our death.
@@ -525,6 +528,7 @@ impl Run<'_> {
 
     fn write_outputs(
         &self,
+        plan: &Plan,
         outcome: &Outcome,
         outputs: &mut Option<Outputs>,
         watch: &Watch<'_>,
@@ -533,10 +537,12 @@ impl Run<'_> {
         if !matches!(outcome, Outcome::Ran(Ended::Exited(_) | Ended::Signaled(_) | Ended::Deadline)) {
             return None;
         }
-        let outputs = outputs.take().filter(Outputs::any)?;
         let top = watch.top.as_ref().map_or(cell.dir(), OwnedFd::as_fd);
+        let bounds = bounds(&self.job.level.value.limits);
+        let resumable = self.resume.as_ref().map_or(Ok(()), |resume| resume.keep(top, &plan.resume, &bounds));
+        let Some(outputs) = outputs.take().filter(Outputs::any) else { return resumable.err() };
         let kept: Option<BorrowedFd<'_>> = self.kept.as_ref().map(|kept| kept.directory.fd.as_fd());
-        outputs.write(top, kept, &bounds(&self.job.level.value.limits)).err()
+        outputs.write(top, kept, &bounds).and(resumable).err()
     }
 
     fn not_cloned(&self, cell: Cell, lease: Option<Lease>, failure: Failure) -> Finished {

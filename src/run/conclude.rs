@@ -109,7 +109,7 @@ pub(super) fn not_confined(failure: Failure) -> Error {
             .hint("raise limits.memory of the policy if the kernel's log says that memory ran out");
     }
     if failure.errno == Errno::UnknownErrno {
-        return Error::new("fill the workspace", failure.action).hint("see limits.disk and limits.files of the policy");
+        return Error::new("fill the cell", failure.action).hint("see limits.disk and limits.files of the policy");
     }
     if failure.errno == Errno::EACCES && failure.action.starts_with(ENTER) {
         return Error::new(failure.action, failure.errno).hint(

@@ -167,7 +167,11 @@ fn list_of_what_was_tested() {
     assert!(kiro.contains("kernel only") && kiro.contains("tested with      nothing"), "{kiro}");
     assert!(!kiro.contains("login") && !kiro.contains("endpoints"), "{kiro}");
     let claude = text.split("agent ").find(|part| part.starts_with("claude")).unwrap();
-    for line in ["login            the token of ~/.claude/.credentials.json", "endpoints        bedrock, vertex"] {
+    for line in [
+        "login            the token of ~/.claude/.credentials.json",
+        "endpoints        bedrock, vertex",
+        "resumes from     ~/.claude/projects, by --resume",
+    ] {
         assert!(claude.contains(line), "{claude}");
     }
 }

@@ -2,6 +2,7 @@
 //! for is out.
 
 mod out; // copies in, workspaces of the caller's, exports and patches, and each of them failing
+mod resume; // what agents go on from, kept beside those
 mod user; // workspaces that users keep
 
 use std::fs::{self, File};
