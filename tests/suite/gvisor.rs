@@ -200,6 +200,28 @@ fn a_sweep_finishes_what_a_killed_launcher_left() {
     }
 }
 
+/// What an agent resumes from is put back there, too, and what a dead run had begun to keep is cleared up.
+#[test]
+fn what_an_agent_resumes_from_is_kept() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let script = r#"
+        export OUBLIETTE_STATE_DIR=$PWD/state; mkdir -p policies/agents; chmod 755 . policies policies/agents; chmod 711 /tmp
+        printf 'title = "Talker"\ncommands = ["sh"]\nresume = [".talk/*/all"]\n' >policies/agents/talker.toml
+        run() { $O run -q --user "$1" --workspace user --resume --agent talker --policy-dir $PWD/policies -- sh -c "$2"; }
+        run alice 'mkdir -p ~/.talk/a/all; echo one >~/.talk/a/all/one; echo not >~/.talk/a/not; ln -s /etc ~/.talk/a/all/etc'
+        run alice 'cd ~/.talk; find . | sort; readlink a/all/etc; echo two >>a/all/one'
+        run bob 'ls ~/.talk'
+        cd $OUBLIETTE_STATE_DIR/kept/resume; ls | wc -l; name=$(ls -t | tail -1)
+        mv $name .old-$name; mkdir .draft-$name
+        $O sweep; ls -A | cut -d. -f2-; cd /tmp
+        run alice 'cat ~/.talk/a/all/one'"#;
+    for uid in [0, USER] {
+        let expected =
+            [".", "./a", "./a/all", "./a/all/etc", "./a/all/one", "/etc", "2", "talker", "talker", "one", "two"];
+        assert_eq!(sandbox.lines(uid, script), expected, "{uid}");
+    }
+}
+
 /// Environments, arguments and descriptors of others are open there, so the token is in none of them, for root inside
 /// who looks at all of them while the agent runs. It is in one file, and another run's UID cannot read that.
 #[test]
