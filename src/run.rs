@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod brokered;
 mod conclude;
 mod streams;
 
@@ -37,7 +38,8 @@ use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals};
 use crate::sys;
 use crate::workspace::{self, Outputs};
-use attempt::{Handed, Run};
+use attempt::Run;
+use brokered::Handed;
 use conclude::{conclude, not_confined, write_report};
 
 /// Runs an agent in a cell and wipes it. Every run writes its report, a refused one too.

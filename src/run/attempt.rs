@@ -12,11 +12,11 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::unistd::pipe2;
 
+use super::brokered::{Handed, Words, dismiss};
 use super::conclude::usage;
 use super::streams::{c_string, resolve};
 use crate::alone::Alone;
-use crate::broker::authority::Authority;
-use crate::broker::{Broker, Held, Injected, Setup, Traffic, trust};
+use crate::broker::Traffic;
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::{Ids, fork_mappable, map_child};
@@ -28,18 +28,14 @@ use crate::host::Step;
 use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::plan::{Apart, Identity, Plan};
-use crate::policy::Hold;
-use crate::policy::hosts::HostName;
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
-use crate::request::injection::Injection;
 use crate::resume::Resume;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 use crate::state::State;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
-use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
@@ -62,38 +58,6 @@ pub(super) struct Run<'a> {
     pub rehearsal: bool,
 }
 
-/// What the caller hands to the broker beside the credential.
-#[derive(Default)]
-pub(super) struct Handed {
-    injected: Vec<Injected>,
-    client_key: Option<Arc<Secret>>,
-    /// The account's name, for the agent.
-    pub(super) account: Option<String>,
-}
-
-impl Handed {
-    /// Reads it, but for the account's name.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or holds something else.
-    pub fn read(job: &Job, account: Option<String>) -> Result<Handed> {
-        let one = |injection: &Injection| {
-            let secret = Arc::new(Secret::read(&SecretSource::File(injection.file.clone()), None)?);
-            Ok(Injected { rule: injection.rule.clone(), header: injection.header.clone(), secret })
-        };
-        let injected = job.request.inject.iter().map(one).collect::<Result<_>>()?;
-        let client_key = job.request.client_cert.as_deref().map(|path| {
-            let key = Secret::read_lines(path, "client certificate")?;
-            trust::has_identity(key.expose()).map_err(|why| {
-                Error::new(format!("use the client certificate of {}", path.display()), why)
-                    .hint("name a file with a certificate and its key in PEM")
-            })?;
-            Ok(Arc::new(key))
-        });
-        Ok(Handed { injected, client_key: client_key.transpose()?, account })
-    }
-}
-
 /// What a finished attempt came to.
 pub(super) struct Finished {
     pub cell: String,
@@ -114,17 +78,6 @@ struct Prepared {
     lease: Option<Lease>,
     alone: Option<Alone>,
     words: Words,
-}
-
-/// What the cell has to show to its broker. Their memory is not copied by the clone: a child must not drop them, which
-/// would wipe that.
-pub(super) struct Words {
-    /// In the credential's stead.
-    pub phantom: Option<Arc<Secret>>,
-    /// For the broker as a proxy: worth the list's hosts and not the credential, since it stands in variables.
-    pub pass: Option<Arc<Secret>>,
-    /// What the cell trusts beside the host's authorities.
-    pub authority: Option<Arc<Authority>>,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -361,59 +314,6 @@ impl Run<'_> {
         Ok((confinement, Ends { channel: ours, keeper, exec_failed: exec_read, relays }))
     }
 
-    /// What the agent gets where there is a broker. A rehearsal has none.
-    fn words(&self, plan: &Plan) -> Result<Words> {
-        let mut words = Words { phantom: None, pass: None, authority: None };
-        let Some(broker) = plan.broker.as_ref().filter(|_| !self.rehearsal) else { return Ok(words) };
-        words.pass = Some(Arc::new(Secret::phantom("")?));
-        if !broker.injected.is_empty() {
-            let names: Vec<HostName> = broker.injected.iter().map(|one| one.rule.name.clone()).collect();
-            words.authority = Some(Arc::new(Authority::new(&names, plan.timeout)?));
-        }
-        if broker.model.is_some() {
-            // Without a phantom the agent would get the credential itself.
-            let way = self.way().ok_or_else(|| {
-                Error::new(
-                    "broker the credential",
-                    "it begins like none that the agent's file has a `credential.way` for",
-                )
-                .hint("add the way to the agent's file, or use --network host, where the agent holds it itself")
-            })?;
-            words.phantom = Some(Arc::new(Secret::phantom(&way.phantom)?));
-        }
-        Ok(words)
-    }
-
-    /// What answers to these words.
-    fn broker<'a>(&'a self, plan: &'a Plan, words: Words, agent: Ids, listener: Option<OwnedFd>) -> Option<Broker<'a>> {
-        let (plan, pass) = (plan.broker.as_ref()?, words.pass?);
-        let held = match (words.phantom, self.secret.clone(), self.way()) {
-            (Some(phantom), Some(credential), Some(way)) => {
-                Some(Held { credential, phantom, way, client_key: self.handed.client_key.clone() })
-            }
-            _ => None,
-        };
-        let (injected, authority) = (self.handed.injected.clone(), words.authority);
-        let setup = Setup { plan, state: &self.state, held, pass, injected, authority, agent: agent.uid };
-        let mut broker = Broker::new(setup);
-        listener.into_iter().for_each(|listener| broker.listen(listener));
-        Some(broker)
-    }
-
-    /// A listener for the broker where the cell has no network of its own to make one in. Its port is the kernel's choice:
-    /// no other run has it, and a rule for it opens none that a service would have.
-    fn listener(&self, plan: &Plan, places: &mut Places) -> Result<Option<OwnedFd>> {
-        if plan.broker.as_ref().is_none_or(|broker| broker.hold == Hold::Namespace) {
-            return Ok(None);
-        }
-        let (listener, port) = sys::net::listener(0).map_err(|errno| {
-            Error::new("listen on 127.0.0.1 for the broker", errno)
-                .hint("let the launcher make TCP sockets, or use --network host")
-        })?;
-        places.broker = Some(port);
-        Ok(Some(listener))
-    }
-
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.
     fn follow(
         &self,
@@ -560,16 +460,6 @@ impl Run<'_> {
             traffic: None,
             wiped,
         }
-    }
-}
-
-/// Ends the broker. One that had ended before makes the run a failure, whatever the agent made of that.
-fn dismiss(broker: Option<Broker<'_>>, outcome: Outcome) -> (Outcome, Option<Traffic>) {
-    match (broker.map(Broker::finish), outcome) {
-        (None, outcome) => (outcome, None),
-        (Some(Ok(traffic)), outcome) => (outcome, Some(traffic)),
-        (Some(Err(why)), Outcome::Ran(_)) => (Outcome::Ran(Ended::BrokerEnded(why)), None),
-        (Some(Err(_)), failed) => (failed, None),
     }
 }
 

@@ -10,7 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
-use super::attempt::{Run, Words};
+use super::attempt::Run;
+use super::brokered::Words;
 use crate::confine::session::{Stdio, Stream};
 use crate::confine::{CREDENTIAL_FD, Places, expand};
 use crate::error::{Error, Result};
