@@ -50,8 +50,8 @@ pub fn copy_tree(
     copy(Walk::new(from, bounds)?, to, owner)
 }
 
-/// Copies of `from` what has one of these names, with all that is below it and the directories above it. In a name `*`
-/// stands for any one part of a path.
+/// Copies of `from` what has one of these names, with all that is below it and the directories above it. In a part of a
+/// name one `*` stands for any text.
 ///
 /// # Errors
 /// As for [`copy_tree`].
@@ -65,15 +65,26 @@ pub fn copy_named(
     copy(Walk::without(from, bounds, &others)?, to, None)
 }
 
-/// Whether a path is at or below a name, or a directory above it. In the name `*` stands for one part.
+/// Whether a path is at or below a name, or a directory above it. In a part of the name one `*` stands for any text.
 fn leads(name: &str, path: &[u8], kind: Kind) -> bool {
     let (mut name, mut path) = (name.split('/'), path.split(|byte| *byte == b'/'));
     loop {
         match (name.next(), path.next()) {
-            (Some(wanted), Some(part)) if wanted == "*" || wanted.as_bytes() == part => {}
+            (Some(wanted), Some(part)) if fits(wanted, part) => {}
             (Some(_), Some(_)) => return false,
             (None, _) => return true,
             (Some(_), None) => return kind == Kind::Directory,
+        }
+    }
+}
+
+fn fits(wanted: &str, part: &[u8]) -> bool {
+    match wanted.split_once('*') {
+        None => wanted.as_bytes() == part,
+        Some((start, end)) => {
+            part.len() >= start.len() + end.len()
+                && part.starts_with(start.as_bytes())
+                && part.ends_with(end.as_bytes())
         }
     }
 }
@@ -216,6 +227,10 @@ mod tests {
             ("a/*/c", "a/x/d", Kind::Directory, false),
             ("a/*/c", "a/x/y/c", Kind::Directory, false),
             ("*", "a", Kind::File, true),
+            ("a/*.txt", "a/b.txt", Kind::File, true),
+            ("a/*.txt", "a/.txt", Kind::File, true),
+            ("a/*.txt", "a/b.txt.x", Kind::File, false),
+            ("a/b*b", "a/b", Kind::File, false),
         ] {
             assert_eq!(leads(name, path.as_bytes(), kind), leads_there, "{name} {path}");
         }

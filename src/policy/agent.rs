@@ -61,7 +61,7 @@ pub struct AgentSpec {
     /// Names at the top of the workspace that it reads for its settings whatever it is told: they are hidden from it.
     #[serde(default)]
     pub hide: Vec<WorkName>,
-    /// What of its HOME it needs to resume a conversation: files, or directories with all in them. `*` is any one name.
+    /// What of its HOME it needs to resume a conversation: files, or directories with all in them. One `*` in a name is any text.
     #[serde(default)]
     pub resume: Vec<HomePath>,
     /// Its settings.

@@ -170,7 +170,7 @@ fn list_of_what_was_tested() {
     for line in [
         "login            the token of ~/.claude/.credentials.json",
         "endpoints        bedrock, vertex",
-        "resumes from     ~/.claude/projects, by --resume",
+        "resumes from     ~/.claude/projects/*/*.jsonl, by --resume",
     ] {
         assert!(claude.contains(line), "{claude}");
     }

@@ -196,7 +196,7 @@ fn the_same_repository_without_the_level() {
             r#""--setting-sources=user,project,local", "#,
         ),
         ("\nmanaged = ", "\n# managed = "),
-        (r#""--permission-mode={mode}""#, ""),
+        (r#", "--permission-mode={mode}""#, ""),
     ];
     let Some(stage) = Stage::new(Launcher::Plain) else { return };
     let Some(hostile) = repository(&stage) else { return };
