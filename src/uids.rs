@@ -166,7 +166,11 @@ impl Owner {
     fn write(&self, lock: &OwnedFd) -> Result<(), Errno> {
         let text =
             [format!("{} {} ", self.place.0, self.place.1).as_bytes(), self.path.as_os_str().as_bytes()].concat();
-        ftruncate(lock, 0)?;
+        // Not a new file: ext4 takes a file that is cut to nothing and written for one that is being replaced, and its
+        // close waits for the disk (auto_da_alloc, ext4(5)).
+        if nix::sys::stat::fstat(lock)?.st_size > 0 {
+            ftruncate(lock, 0)?;
+        }
         let mut all = &text[..];
         while !all.is_empty() {
             let written = nix::sys::uio::pwrite(lock, all, (text.len() - all.len()) as i64)?;
