@@ -1,6 +1,7 @@
 //! Agents' settings as they are rendered: they read back, and nothing that was denied is missing.
 
 use oubliette::policy::agent::Settings;
+use oubliette::policy::denied::Deny;
 use oubliette::policy::deny::Class;
 use oubliette::policy::rendered::{FilePlace, Rendered, SERVERS};
 use oubliette::policy::{AllCommands, Commands, Policy, codex, gemini, opencode, qwen};
@@ -149,7 +150,7 @@ fn check_opencode(template: &opencode::Template, policy: &Policy) {
             }
             let classes = policy.deny.iter().filter(|class| !left_out.contains(class));
             for deny in classes.filter_map(|class| template.deny.get(class)).flatten() {
-                if let opencode::Deny::Tool(tool) = deny {
+                if let Deny::Tool(tool) = deny {
                     let name = serde_json::to_value(tool).expect("a name");
                     assert_eq!(rules[name.as_str().expect("a text")], "deny", "{text}");
                 }
