@@ -67,7 +67,7 @@ impl Job {
         let probed = before.elapsed();
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = find_agent(&request.command[0], &search_path, &agent.value)?;
-        if agent.value.settings.is_some() && !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
+        if !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
             wrap(&agent, &mut host, &search_path)?;
         }
         let servers = request.mcp_config.as_deref().map(Servers::read).transpose()?.unwrap_or_default();

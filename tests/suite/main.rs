@@ -38,6 +38,7 @@ mod environments; // the same in containers and under gVisor: what each must enf
 mod gemini; // the real Gemini CLI at every level, through a broker
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library
+mod kimi; // the real Kimi Code at every level, through a broker
 mod login; // the file of an agent's own login: its token is brokered, and what renews that is nowhere
 mod many; // 32 cells at once for a minute
 mod opencode; // the real opencode at every level, through a broker

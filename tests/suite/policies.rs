@@ -131,15 +131,14 @@ fn list_show_and_check() {
 fn agents_that_look_for_their_credential_in_a_variable_alone() {
     let lab = Lab::new();
     lab.file("token", "sk-1", 0o600);
-    let run = |agent: &str| {
-        lab.launch(
-            Who::Plain,
-            ["run", "--network", "host", "--agent", agent, "--credential-file", "token", "--", "true"],
-        )
-        .run()
+    let run = |agent: &str, program: &str| {
+        lab.file(program, "#!/bin/sh\n", 0o755);
+        let program = lab.path(program).display().to_string();
+        let words = ["run", "--network", "host", "--agent", agent, "--credential-file", "token", "--", &program];
+        lab.launch(Who::Plain, words).run()
     };
-    refused(&run("kimi"), &["KIMI_MODEL_API_KEY", "every program that it starts", "--network broker"]);
-    let kiro = run("kiro");
+    refused(&run("kimi", "kimi"), &["KIMI_MODEL_API_KEY", "every program that it starts", "--network broker"]);
+    let kiro = run("kiro", "kiro-cli");
     refused(&kiro, &["KIRO_API_KEY", "every program that it starts", "`environment = true`"]);
     assert!(!kiro.stderr.contains("broker"), "no broker takes it: {kiro:?}");
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::broker::upstream::Front;
 use crate::brokered::path_with;
+use crate::kimi;
 use crate::model::{Call, DONE, Model, Step};
 use crate::real_agent::run::{LAUNCHERS, Seen, Stage, play};
 
@@ -98,6 +99,18 @@ const QWEN: Talker = Talker {
     shell: |line| Call::new("run_shell_command", json!({ "command": line, "is_background": false })),
 };
 
+const KIMI: Talker = Talker {
+    name: "kimi",
+    token: "sk-",
+    base: "/v1",
+    options: &["--setenv", "KIMI_MODEL_NAME=scripted"],
+    begin: &["-p"],
+    go_on: &["--continue", "-p"],
+    // No settings of its deny anything, so nothing is to be loosened.
+    poison: "false",
+    shell: |line| Call::new("Bash", json!({ "command": line })),
+};
+
 /// What only the first run says.
 const WORD: &str = "the word is kumquat-73";
 
@@ -110,7 +123,8 @@ impl Talker {
         run.args(["run", "--user", "alice@example.org", "--level", level, "--timeout", "200s", "--workspace", "user"]);
         run.args(["--upstream", &format!("{}{}", front.url(), self.base), "--ca"]).arg(&front.ca);
         run.arg("--credential-file").arg(stage.own().join("token")).args(self.options).args(more);
-        run.env("PATH", path_with(&stage.agent)).arg("--").args(command);
+        let path = if self.name == KIMI.name { kimi::path(stage) } else { path_with(&stage.agent) };
+        run.env("PATH", path).arg("--").args(command);
         play(run, model)
     }
 
@@ -238,6 +252,11 @@ fn opencode_would_be_loosened() {
 #[test]
 fn qwen_code_goes_on() {
     QWEN.talk();
+}
+
+#[test]
+fn kimi_code_goes_on() {
+    KIMI.talk();
 }
 
 #[test]

@@ -180,13 +180,22 @@ impl Stage {
 
 /// An agent: where `.ci/run` installs the version that it pins, else wherever PATH leads.
 pub fn agent(name: &str) -> Option<PathBuf> {
+    let line = pinned(&format!("\"{name} ")).expect("a line of its own");
+    let version = line.split(' ').nth(1).expect("a pinned version");
+    installed(&format!("{name}-{version}/bin/{name}")).or_else(|| need_program(name))
+}
+
+/// What `.ci/run` says behind this beginning of a line.
+pub fn pinned(beginning: &str) -> Option<String> {
     let ci = fs::read_to_string(need::root().join(".ci/run")).expect(".ci/run");
-    let line = ci.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{name} ")));
-    let version = line.and_then(|line| line.split(' ').nth(1)).expect("a pinned version");
+    ci.lines().find_map(|line| line.trim().strip_prefix(beginning)).map(str::to_owned)
+}
+
+/// A file that `.ci/run` has installed.
+pub fn installed(path: &str) -> Option<PathBuf> {
     let home = std::env::home_dir().unwrap_or_default();
     let prefixes = [PathBuf::from("/opt"), home.join(".cache")];
-    let installed = prefixes.map(|prefix| prefix.join(format!("oubliette-ci/{name}-{version}/bin/{name}")));
-    installed.into_iter().find(|path| path.exists()).or_else(|| need_program(name))
+    prefixes.map(|prefix| prefix.join("oubliette-ci").join(path)).into_iter().find(|path| path.exists())
 }
 
 /// Claude Code.

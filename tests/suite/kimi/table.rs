@@ -1,0 +1,79 @@
+//! Use case × level × launcher: every call is made by the real agent in a real cell, through the broker.
+//! `cargo test --test suite kimi_table -- --nocapture` prints it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{cases, kimi, path, stage};
+use crate::brokered::{brokered, publish, watched};
+use crate::model::{Call, Model, Step};
+use crate::real_agent::cases::{Case, PROGRAM, judge};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, play};
+use crate::real_agent::table::{CHAT, Neighbour, Table};
+
+/// Plays every call; the credential is looked for while the agent waits for the end.
+fn play_all(stage: &Stage, level: &str, neighbour: &Neighbour, cases: &[Case]) -> Seen {
+    let steps: Vec<Step> = cases.iter().map(Case::call).map(Step::from).chain([Step::Hold]).collect();
+    let model = Model::play(steps);
+    let mut command = brokered(stage, level, &model);
+    command.arg("--export").arg(stage.own().join(format!("out-{level}")));
+    kimi(&mut command, stage, "do as the script says");
+    watched(stage, command, model, neighbour, cases.len() + 1, "kimi-code")
+}
+
+/// A second run of the agent in the same cell goes on with the conversation of the first.
+fn second_turn(stage: &Stage, level: &str) -> Result<&'static str, String> {
+    let write = Call::new("Write", json!({"path": "/work/turns.txt", "content": "turn one\n"}));
+    let read = Call::new("Read", json!({"path": "/work/turns.txt"}));
+    let model = Model::turns(vec![vec![write], vec![read]]);
+    let mut command = brokered(stage, level, &model);
+    let turns = "kimi -p one && kimi --continue -p two";
+    command.env("PATH", path(stage)).args(["--setenv", "KIMI_MODEL_NAME=scripted", "--agent", "kimi"]);
+    command.args(["--", "sh", "-c", turns]);
+    let seen = play(command, model);
+    let asked = seen.requests.last().map(|request| request.body["messages"].to_string()).unwrap_or_default();
+    let remembers = ["one", "two", "turn one"].iter().all(|text| asked.contains(text));
+    let fine = seen.answers.len() == 2 && seen.answers[1].text.contains("turn one");
+    if remembers && fine && seen.status == Some(0) {
+        Ok("works")
+    } else {
+        Err(format!("{:?} {:?} {}", seen.status, seen.answers, seen.stderr))
+    }
+}
+
+fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
+    let stage = stage(launcher)?;
+    let neighbour = Neighbour::start(&stage);
+    for (level, name) in LEVELS.into_iter().enumerate() {
+        let cases = cases::cases(&neighbour.marks);
+        let seen = play_all(&stage, name, &neighbour, &cases);
+        let context = format!("{launcher:?} {name}");
+        assert_eq!((seen.status, seen.stdout.trim()), (Some(0), "• done"), "{context}: {}", seen.stderr);
+        assert_eq!(seen.answers.len(), cases.len(), "{context}: {}\n{:#?}", seen.stderr, seen.answers.last());
+        table.add(CHAT, level, Ok("works"), launcher);
+        table.add("a second turn (`--continue`)", level, second_turn(&stage, name), launcher);
+        for (case, answer) in cases.iter().zip(&seen.answers) {
+            table.add(case.row, level, judge(case, level, answer, &neighbour.marks, false), launcher);
+        }
+        let tools = &seen.requests.iter().find(|request| !request.tools.is_empty()).expect("a request").tools;
+        assert!(tools.iter().any(|tool| tool == "Agent"), "{context}: {tools:?}");
+        table.add("subagents", level, Ok("offered"), launcher);
+        let written = fs::read_to_string(stage.own().join(format!("out-{name}/main.py"))).unwrap_or_default();
+        assert_eq!(written, PROGRAM, "{context}: the exported file");
+    }
+    drop(neighbour);
+    assert_eq!(stage.left(), Vec::<PathBuf>::new());
+    Some(())
+}
+
+#[test]
+fn kimi_table() {
+    let mut table = Table::default();
+    let launchers = LAUNCHERS.map(|launcher| fill(&mut table, launcher)).into_iter().flatten().count();
+    if launchers == 0 {
+        return;
+    }
+    publish(&table, "kimi");
+}
