@@ -38,6 +38,8 @@ struct AgentLines {
     credential: Vec<Handed>,
     /// The file of its own login, for `--login-file`.
     login: Option<String>,
+    /// What it asks, one of them in a run, unless the caller names another upstream.
+    upstreams: Vec<String>,
     /// Other APIs, for `--endpoint`.
     endpoints: Vec<String>,
     /// What of its HOME is kept by `--resume`.
@@ -88,6 +90,8 @@ impl AgentLines {
         let told = |settings: &super::agent::Settings| {
             Class::ALL.into_iter().filter(|class| settings.maps(*class)).collect::<Vec<_>>()
         };
+        let of_login = value.login.as_ref().and_then(|login| login.upstream.as_ref());
+        let upstreams = [value.environment.upstream.as_ref(), of_login];
         AgentLines {
             name,
             title: value.title,
@@ -95,6 +99,7 @@ impl AgentLines {
             tested: value.tested,
             settings: value.settings.as_ref().map(told),
             credential: value.credential.way.iter().map(Handed::new).collect(),
+            upstreams: upstreams.into_iter().flatten().map(|upstream| upstream.url.clone()).collect(),
             login: value.login.map(|login| login.file),
             endpoints: value.endpoint.into_keys().collect(),
             resume: value.resume,
@@ -103,7 +108,19 @@ impl AgentLines {
     }
 
     fn text(&self) -> String {
-        let AgentLines { name, title, commands, tested, settings, credential, login, endpoints, resume, origin } = self;
+        let AgentLines {
+            name,
+            title,
+            commands,
+            tested,
+            settings,
+            credential,
+            login,
+            upstreams,
+            endpoints,
+            resume,
+            origin,
+        } = self;
         let holds = if settings.is_some() { "settings and kernel" } else { "kernel only" };
         let mut text = format!("agent {name:<12} {title}: {holds} ({origin})\n");
         let mut line = |key: &str, value: &str| {
@@ -125,6 +142,9 @@ impl AgentLines {
             line("credential", &format!("{way} {name}{header}"));
         }
         login.iter().for_each(|file| line("login", &format!("the token of {file}, by --login-file")));
+        if !upstreams.is_empty() {
+            line("asks", &format!("{}, or what --upstream names, and no other host", upstreams.join(" or ")));
+        }
         if !endpoints.is_empty() {
             line("endpoints", &endpoints.join(", "));
         }

@@ -164,10 +164,11 @@ fn list_of_what_was_tested() {
     let text = well(lab.launch(Who::Plain, ["policy", "list"]).run());
     let kiro = text.split("agent ").find(|part| part.starts_with("kiro")).unwrap();
     assert!(kiro.contains("kernel only") && kiro.contains("tested with      nothing"), "{kiro}");
-    assert!(!kiro.contains("login") && !kiro.contains("endpoints"), "{kiro}");
+    assert!(!kiro.contains("login") && !kiro.contains("asks") && !kiro.contains("endpoints"), "{kiro}");
     let claude = text.split("agent ").find(|part| part.starts_with("claude")).unwrap();
     for line in [
         "login            the token of ~/.claude/.credentials.json",
+        "asks             https://api.anthropic.com, or what --upstream names, and no other host",
         "endpoints        bedrock, vertex",
         "resumes from     ~/.claude/projects/*/*.jsonl, by --resume",
     ] {
