@@ -68,7 +68,10 @@ impl Job {
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = find_agent(&request.command[0], &search_path, &agent.value)?;
         if !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
-            wrap(&agent, &mut host, &search_path)?;
+            match agent.value.settings {
+                Some(_) => wrap(&agent, &mut host, &search_path)?,
+                None => host.programs.servers.extend(shown(&agent.value, &search_path)),
+            }
         }
         let servers = request.mcp_config.as_deref().map(Servers::read).transpose()?.unwrap_or_default();
         servers.find(&mut host, &search_path)?;
@@ -132,6 +135,15 @@ fn wrap(agent: &Found<AgentSpec>, host: &mut Host, search_path: &OsStr) -> Resul
     host.programs.wrapped = Some(find_agent(name.as_ref(), search_path, &agent.value)?);
     host.programs.servers.push(Program::find("sh".as_ref(), search_path)?);
     Ok(())
+}
+
+/// The same for an agent without settings: there is nothing to put before its arguments, so the command finds the program
+/// itself, where there is one.
+fn shown(agent: &AgentSpec, search_path: &OsStr) -> Option<Program> {
+    let mut program = find_agent(agent.commands.first()?.as_ref(), search_path, agent).ok()?;
+    let by_name = program.links.first().map_or(&program.path, |(link, _)| link);
+    program.search.extend(by_name.parent().map(Path::to_owned));
+    Some(program)
 }
 
 /// What nobody named, for `explain`.

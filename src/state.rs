@@ -105,7 +105,8 @@ impl State {
             Error::new("find the persistent state directory", "neither XDG_STATE_HOME nor HOME is set")
                 .hint("name one with --state-dir")
         })?;
-        if let (false, Some(base)) = (self.named, place.parent()) {
+        // Root's is in /var/lib: an image without one keeps nothing, and what would be made there would be gone with it.
+        if let (false, false, Some(base)) = (self.named, geteuid().is_root(), place.parent()) {
             let made = std::fs::create_dir_all(base);
             made.map_err(|error| Error::new(format!("make {}", base.display()), error).hint(HINT))?;
         }
