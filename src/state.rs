@@ -227,8 +227,12 @@ fn stepped_round() -> Option<State> {
             return Some(state);
         }
         let fresh = Path::new(place).join(format!("{start}{}", crate::sys::random::name().ok()?));
-        if let Ok(state) = State::at(fresh, false) {
+        if let Ok(state) = State::at(fresh.clone(), false) {
             return Some(state);
+        }
+        // With too few descriptors, say, each try would leave one more. Only what is empty goes, and nothing is followed.
+        for made in [fresh.join("cells"), fresh] {
+            let _ = std::fs::remove_dir(made);
         }
     }
     None

@@ -1,7 +1,9 @@
 //! Hosts that are in the way: full disks, names taken, limits reached, closed streams, signals that come too early.
 
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -276,6 +278,7 @@ fn limits_that_are_reached() {
     let data = [2, 4, 8, 16].map(|n| format!("--data={}", n << 18));
     let all: Vec<String> = files.chain(sizes).chain(processes).chain(memory).chain(data).collect();
     let (mut good, mut bad) = (0, 0);
+    let before = stepped_round();
     for who in everybody() {
         for limit in &all {
             let ended = lab.launch(who, words(&["-q"], &["true"])).through(&format!("prlimit {limit}")).run();
@@ -295,6 +298,16 @@ fn limits_that_are_reached() {
     }
     findings.none();
     assert!(good > 5 && bad > 15, "{good} runs worked and {bad} were refused");
+    assert_eq!(stepped_round(), before, "state directories that no run could use");
+}
+
+/// State directories of a name that nobody else could take first.
+fn stepped_round() -> Vec<PathBuf> {
+    let names = ["/var/tmp", "/tmp"].into_iter().flat_map(|place| fs::read_dir(place).unwrap().flatten());
+    let ours = names.filter(|entry| entry.file_name().to_string_lossy().starts_with("oubliette-"));
+    let mut all: Vec<PathBuf> = ours.map(|entry| entry.path()).filter(|path| path.extension().is_some()).collect();
+    all.sort();
+    all
 }
 
 /// The kernel kills the cell's first process before the agent is there: that is a failure of the set-up and not the
