@@ -2,6 +2,7 @@
 //! back into the next HOME. Who holds the user's workspace holds this, too.
 #![forbid(unsafe_code)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -97,33 +98,45 @@ fn finish(place: BorrowedFd<'_>, name: &str) -> Result<(), String> {
             Err(errno) => return Err(format!("{old}: {}", errno.desc())),
         }
     }
-    let left = [old, draft].into_iter().flat_map(|name| wipe(place, OsStr::new(&name)).left);
-    left.map(|left| Err(format!("{}: {}", left.name, left.why))).next().unwrap_or(Ok(()))
+    remove(place, [old, draft])
 }
 
-/// Finishes what dead runs began, for `sweep`. Gives what could not be. Waits until then for a workspace that is held: by
-/// the keeper of a killed launcher for a moment more, or by a live run that is just at it.
+fn remove(place: BorrowedFd<'_>, names: impl IntoIterator<Item = String>) -> Result<(), String> {
+    let left = names.into_iter().flat_map(|name| wipe(place, OsStr::new(&name)).left);
+    let left: Vec<String> = left.map(|left| format!("{}: {}", left.name, left.why)).collect();
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+/// Finishes what dead runs began, for `sweep`, and removes what was kept for a workspace that is gone. Gives what could not
+/// be. Waits until then for a workspace that is held: by the keeper of a killed launcher for a moment more, or by a live run
+/// that is just at it.
 ///
 /// # Errors
 /// The persistent state directory cannot be read.
 pub fn sweep(state: &State, until: Instant) -> Result<Vec<Leftover>> {
-    let Some((place, workspaces)) = state.kept_before("resume")?.zip(state.kept_before("workspaces")?) else {
-        return Ok(Vec::new());
-    };
+    let Some(place) = state.kept_before("resume")? else { return Ok(Vec::new()) };
+    let workspaces = state.kept_before("workspaces")?;
     let mut list = entries(place.as_fd()).map_err(|errno| Error::new("read what users' runs kept", errno))?;
     let names = list.iter().flatten().filter_map(|entry| {
         let name = entry.file_name().to_str().ok()?;
-        name.strip_prefix(OLD).or(name.strip_prefix(DRAFT)).map(str::to_owned)
+        let begun = name.strip_prefix(OLD).or(name.strip_prefix(DRAFT));
+        Some((begun.unwrap_or(name).to_owned(), begun.is_some())).filter(|(name, _)| !name.starts_with('.'))
     });
-    let names: std::collections::BTreeSet<String> = names.collect();
+    // Of two with one name the later counts, and `true` is the later.
+    let names: BTreeMap<String, bool> = names.collect::<BTreeSet<_>>().into_iter().collect();
     let mut left = Vec::new();
-    for name in names {
-        let workspace = name.split('.').next().unwrap_or_default();
-        // A workspace that is gone is nobody's to hold.
-        let held = open_dir(workspaces.as_fd(), OsStr::new(workspace)).map(|dir| hold(dir, until));
-        if !matches!(held, Ok(None)) {
-            left.extend(finish(place.as_fd(), &name).err().map(|why| Leftover { name, why }));
-        }
+    for (name, begun) in names {
+        let workspace = OsStr::new(name.split('.').next().unwrap_or_default());
+        let done = match workspaces.as_ref().map_or(Err(Errno::ENOENT), |all| open_dir(all.as_fd(), workspace)) {
+            Err(Errno::ENOENT) => {
+                remove(place.as_fd(), [format!("{OLD}{name}"), format!("{DRAFT}{name}"), name.clone()])
+            }
+            // Too few descriptors, say: it may be held.
+            Err(errno) => Err(errno.desc().to_owned()),
+            Ok(workspace) if begun => hold(workspace, until).map_or(Ok(()), |_held| finish(place.as_fd(), &name)),
+            Ok(_) => Ok(()),
+        };
+        left.extend(done.err().map(|why| Leftover { name, why }));
     }
     Ok(left)
 }

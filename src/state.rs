@@ -116,11 +116,13 @@ impl State {
     /// The same where it is there already.
     ///
     /// # Errors
-    /// It is not this user's alone.
+    /// Whether it is there cannot be seen, or it is not this user's alone.
     pub fn kept_before(&self, name: &str) -> Result<Option<OwnedFd>> {
-        match self.persistent() {
-            Some(place) if place.join(name).exists() => open_pair(&place, name).map(|(_, inner)| Some(inner)),
-            _ => Ok(None),
+        let Some(place) = self.persistent() else { return Ok(None) };
+        let there = place.join(name).try_exists();
+        match there.map_err(|error| Error::new(format!("look for {}", place.join(name).display()), error))? {
+            true => open_pair(&place, name).map(|(_, inner)| Some(inner)),
+            false => Ok(None),
         }
     }
 

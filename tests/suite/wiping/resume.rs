@@ -232,6 +232,34 @@ fn a_sweep_leaves_a_live_run_alone() {
     assert_eq!(started.end().status.code(), Some(0));
 }
 
+/// Whoever removes a user's workspace has not to know where the conversations are.
+#[test]
+fn what_was_kept_for_a_workspace_that_is_gone_goes_with_it() {
+    for who in Who::all() {
+        let place = a_place(who);
+        agents(&place);
+        let layout = layouts(&place, "").remove(0);
+        said(&place, &layout, TALK);
+        let before = kept(&place);
+        let others = run(&place, &layout, "bob", "talker", &["--resume"], TALK);
+        assert_eq!(others.status.code(), Some(0), "{}", text(&others));
+        let all = kept(&place);
+        assert_eq!((before.len(), all.len()), (1, 2));
+        let name = before[0].file_name().unwrap().to_str().unwrap();
+        let workspace = place.path("state/kept/workspaces").join(name.split('.').next().unwrap());
+        for unfinished in [".old-", ".draft-"] {
+            let path = before[0].with_file_name(format!("{unfinished}{name}"));
+            fs::create_dir(&path).unwrap();
+            place.give(&path);
+        }
+        fs::remove_dir_all(&workspace).unwrap();
+        let swept = place.sweep();
+        let rest: Vec<PathBuf> = all.into_iter().filter(|path| *path != before[0]).collect();
+        assert_eq!(kept(&place), rest, "{swept}");
+        assert_eq!(said(&place, &layout, LOOK), "");
+    }
+}
+
 #[test]
 fn nothing_to_resume_is_refused() {
     let place = a_place(Who::all()[0]);
