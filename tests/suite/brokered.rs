@@ -9,7 +9,7 @@ use crate::broker::tap::{self, Tap};
 use crate::broker::upstream::Front;
 use crate::model::Model;
 use crate::need;
-use crate::real_agent::run::{LIMIT, Seen, Stage, output};
+use crate::real_agent::run::{LIMIT, Seen, Stage, output, play};
 use crate::real_agent::table::{Neighbour, Table};
 use crate::stage::descendants;
 
@@ -115,7 +115,26 @@ pub fn publish(table: &Table, name: &str) {
 
 /// PATH with the agent's own directory.
 pub fn path_with(agent: &Path) -> std::ffi::OsString {
+    path_with_all([agent])
+}
+
+/// PATH with the directories of these programs.
+pub fn path_with_all<'a>(programs: impl IntoIterator<Item = &'a Path>) -> std::ffi::OsString {
     let rest = std::env::var_os("PATH").unwrap_or_default();
-    let all = agent.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&rest));
-    std::env::join_paths(all).expect("directories without a colon")
+    let first = programs.into_iter().filter_map(Path::parent).map(Path::to_owned);
+    std::env::join_paths(first.chain(std::env::split_paths(&rest))).expect("directories without a colon")
+}
+
+/// A second start of the agent in the same cell goes on with the conversation of the first, of which the last request tells
+/// under this key: both prompts, and what the first turn wrote and the second read.
+pub fn goes_on(command: Command, model: Model, key: &str) -> Result<&'static str, String> {
+    let seen = play(command, model);
+    let asked = seen.requests.last().map(|request| request.body[key].to_string()).unwrap_or_default();
+    let remembers = ["one", "two", "turn one"].iter().all(|text| asked.contains(text));
+    let fine = seen.answers.len() == 2 && seen.answers[1].text.contains("turn one");
+    if remembers && fine && seen.status == Some(0) {
+        Ok("works")
+    } else {
+        Err(format!("{:?} {:?} {}", seen.status, seen.answers, seen.stderr))
+    }
 }

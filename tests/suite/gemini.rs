@@ -5,7 +5,6 @@ mod cases; // the calls of the table, and what must come of each at each level
 mod hostile; // a repository that wants to loosen the level, and a policy that the agent drops
 mod table; // use case × level × launcher, and the README's part of it
 
-use std::path::Path;
 use std::process::Command;
 
 use crate::broker::upstream::Front;
@@ -41,11 +40,4 @@ fn refused(answer: &Answer) -> bool {
         "requires user confirmation",
     ];
     answer.is_error && says.iter().any(|text| answer.text.contains(text))
-}
-
-/// PATH with the agent's own directory.
-fn path_with(agent: &Path) -> std::ffi::OsString {
-    let rest = std::env::var_os("PATH").unwrap_or_default();
-    let all = agent.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&rest));
-    std::env::join_paths(all).expect("directories without a colon")
 }

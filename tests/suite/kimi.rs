@@ -5,9 +5,9 @@ mod cases; // the calls of the table, and what must come of each at each level
 mod table; // use case × level × launcher, and the README's part of it
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::brokered::path_with_all;
 use crate::need::need;
 use crate::real_agent::run::{Launcher, Stage, installed, pinned};
 
@@ -24,9 +24,7 @@ fn stage(launcher: Launcher) -> Option<Stage> {
 pub fn path(stage: &Stage) -> OsString {
     let version = pinned("KIMI_NODE=").expect("a line of its own");
     let node = installed(&format!("node-{version}/node_modules/.bin/node"));
-    let first = [Some(stage.agent.as_path()), node.as_deref()].into_iter().flatten().filter_map(Path::parent);
-    let rest = std::env::var_os("PATH").unwrap_or_default();
-    std::env::join_paths(first.map(Path::to_owned).chain(std::env::split_paths(&rest))).expect("no colons")
+    path_with_all([Some(stage.agent.as_path()), node.as_deref()].into_iter().flatten())
 }
 
 /// Adds the agent as the command.

@@ -4,7 +4,8 @@
 use std::fs;
 
 use crate::launch::{Ended, Lab, Launch, Who, everybody};
-use crate::need::{self, root};
+use crate::need;
+use crate::real_agent::run::pinned;
 
 const BALANCED: &str = include_str!("../../policies/balanced.toml");
 const CLAUDE: &str = include_str!("../../policies/agents/claude.toml");
@@ -149,11 +150,7 @@ fn list_of_what_was_tested() {
     let lab = Lab::new();
     let list = well(lab.launch(Who::Plain, ["policy", "list", "--json"]).run());
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
-    let installed = |name: &str| {
-        let line = ci.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{name} ")))?;
-        line.split(' ').nth(1).map(str::to_owned)
-    };
+    let installed = |name: &str| pinned(&format!("\"{name} "))?.split(' ').nth(1).map(str::to_owned);
     for agent in list["agents"].as_array().unwrap() {
         let name = agent["name"].as_str().unwrap();
         assert_eq!(agent["tested"].as_str().map(str::to_owned), installed(name), "{agent}");

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{cases, codex, refused, shell, stage};
-use crate::brokered::{brokered, path_with, publish, watched};
+use crate::brokered::{brokered, goes_on, path_with, publish, watched};
 use crate::model::{DONE, Model, Step};
 use crate::need;
 use crate::real_agent::cases::{Case, PROGRAM, judge};
-use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, play};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage};
 use crate::real_agent::table::{self, CHAT, Neighbour, Table};
 
 /// Plays every call; the credential is looked for while the agent waits for the end.
@@ -42,15 +42,7 @@ fn second_turn(stage: &Stage, level: &str) -> Result<&'static str, String> {
     let mut command = brokered(stage, level, &model);
     let turns = "codex exec --skip-git-repo-check one && codex exec resume --skip-git-repo-check --last two";
     command.env("PATH", path_with(&stage.agent)).args(["--agent", "codex", "--", "sh", "-c", turns]);
-    let seen = play(command, model);
-    let prompts = seen.requests.last().map(|request| request.body["input"].to_string()).unwrap_or_default();
-    let remembers = ["one", "two", "turn one"].iter().all(|text| prompts.contains(text));
-    let fine = seen.answers.len() == 2 && seen.answers[1].text.contains("turn one");
-    if remembers && fine && seen.status == Some(0) {
-        Ok("works")
-    } else {
-        Err(format!("{:?} {}", seen.answers, seen.stderr))
-    }
+    goes_on(command, model, "input")
 }
 
 fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {

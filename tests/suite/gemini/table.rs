@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{brokered, cases, gemini, path_with, refused, stage};
-use crate::brokered::{looked_at, publish};
+use super::{brokered, cases, gemini, refused, stage};
+use crate::brokered::{goes_on, looked_at, path_with, publish};
 use crate::model::{Call, DONE, Model, Step};
 use crate::real_agent::cases::{Case, PROGRAM, judge};
-use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage, play};
+use crate::real_agent::run::{LAUNCHERS, LEVELS, Launcher, Seen, Stage};
 use crate::real_agent::table::{CHAT, Neighbour, Table, servers};
 
 /// Plays every call; the credential is looked for while the agent waits for the end.
@@ -40,15 +40,7 @@ fn second_turn(stage: &Stage, level: &str) -> Result<&'static str, String> {
     let mut command = brokered(stage, level, &model);
     let turns = "gemini -p one && gemini --resume latest -p two";
     command.env("PATH", path_with(&stage.agent)).args(["--agent", "gemini", "--", "sh", "-c", turns]);
-    let seen = play(command, model);
-    let asked = seen.requests.last().map(|request| request.body["contents"].to_string()).unwrap_or_default();
-    let remembers = ["one", "two", "turn one"].iter().all(|text| asked.contains(text));
-    let fine = seen.answers.len() == 2 && seen.answers[1].text.contains("turn one");
-    if remembers && fine && seen.status == Some(0) {
-        Ok("works")
-    } else {
-        Err(format!("{:?} {:?} {}", seen.status, seen.answers, seen.stderr))
-    }
+    goes_on(command, model, "contents")
 }
 
 fn fill(table: &mut Table, launcher: Launcher) -> Option<()> {
