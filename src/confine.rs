@@ -18,6 +18,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod ids;
+pub mod inherited;
 pub mod init;
 pub mod landlock;
 pub mod limits;
@@ -256,6 +257,7 @@ impl Confinement<'_> {
     /// The layer that could not be put into force. The process must then end: it may be half confined.
     pub fn enter(mut self) -> Result<Confined, Failure> {
         self.bind_to_parent()?;
+        inherited::leave()?;
         self.map_ids()?;
         session::lead()?;
         self.name_and_network()?;
@@ -287,7 +289,10 @@ impl Confinement<'_> {
             let entered = landlock::enter(domain, self.places, self.work);
             entered.map_err(|(action, errno)| Failure::at(Step::Landlock, errno, &action))?;
         }
-        if !self.filter.is_empty() {
+        if self.filter.is_empty() {
+            sys::inherited::own_session_keyring()
+                .map_err(|errno| Failure::plain(errno, "leave the caller's session keyring"))?;
+        } else {
             sys::seccomp::load(&self.filter)
                 .map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
         }

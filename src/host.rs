@@ -62,6 +62,8 @@ pub struct Host {
     pub cgroup: Fact<Cgroups>,
     /// Whether nobody but root opens the descriptors of another process. Not so under gVisor.
     pub private_descriptors: bool,
+    /// The launcher may put the agent before itself where memory runs out.
+    pub oom_order: Fact<()>,
     /// Whether what the agent leaves behind becomes the launcher's to end. Not so under gVisor.
     pub orphans: bool,
     /// What of the policy's files is there.
@@ -242,6 +244,7 @@ impl Host {
                 off()
             },
             private_descriptors: sys::process::has_pidfd(),
+            oom_order: Fact::Has(()),
             orphans: nix::sys::prctl::get_child_subreaper().is_ok(),
             files: policy
                 .files
@@ -251,11 +254,7 @@ impl Host {
                 .filter(|_| files)
                 .filter_map(|path| shown(path.as_path()))
                 .collect(),
-            masked: MASKED
-                .iter()
-                .filter(|_| wanted(Layer::Root))
-                .filter_map(|name| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?)))
-                .collect(),
+            masked: if wanted(Layer::Root) { masked() } else { Vec::new() },
             programs: Programs::default(),
             servers: Vec::new(),
             extra: Vec::new(),
@@ -274,6 +273,11 @@ impl Host {
     pub fn has(&self, capability: u64) -> bool {
         self.capabilities & capability != 0
     }
+}
+
+fn masked() -> Vec<(String, Kind)> {
+    let there = |name: &&str| Some(((*name).to_owned(), kind(&Path::new("/proc").join(name))?));
+    MASKED.iter().filter_map(there).collect()
 }
 
 fn namespaces(capabilities: u64) -> Fact<Maker> {

@@ -171,6 +171,10 @@ pub enum Identity {
     Owner,
 }
 
+/// Where memory runs out on the host, the kernel ends the agent before launcher, keeper and broker, which wipe
+/// (proc_pid_oom_score_adj(5)): half of all memory is added to what it uses.
+pub const OOM_SCORE_ADJ: i16 = 500;
+
 /// Limits of each process. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -189,6 +193,8 @@ pub struct Limits {
     pub cell_processes: u32,
     /// CPU in percent of one, for the cgroup.
     pub cpu_percent: u32,
+    /// The least oom_score_adj of the agent, where the launcher can set one.
+    pub oom_score_adj: Option<i16>,
 }
 
 /// What is between cells that the same launcher starts.
@@ -316,7 +322,7 @@ impl Plan {
             },
             landlock,
             filter: rules::filter(policy, &on, network),
-            limits: limits(policy, &on, identity),
+            limits: limits(policy, host, &on, identity),
             cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
             network,
             credential: credential(request, agent, host),
@@ -441,7 +447,7 @@ fn shown(host: &Host) -> Vec<Shown> {
     all
 }
 
-fn limits(policy: &Policy, on: &layers::On, identity: Identity) -> Limits {
+fn limits(policy: &Policy, host: &Host, on: &layers::On, identity: Identity) -> Limits {
     let limits = &policy.limits;
     let own = matches!(identity, Identity::PerRun(_)) || on.via_user_namespace;
     Limits {
@@ -452,6 +458,7 @@ fn limits(policy: &Policy, on: &layers::On, identity: Identity) -> Limits {
         memory: limits.memory,
         cell_processes: limits.processes,
         cpu_percent: limits.cpu_percent,
+        oom_score_adj: host.oom_order.get().is_ok().then_some(OOM_SCORE_ADJ),
     }
 }
 

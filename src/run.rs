@@ -19,6 +19,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid};
 
 use crate::confine::ids::Ids;
+use crate::confine::inherited::{self, OomOrder};
 use crate::confine::{Failure, limits};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -66,7 +67,7 @@ pub fn run(report_fd: Option<i32>, request: impl FnOnce() -> Result<Request>) ->
 fn perform(request: Request, started: Instant, report: &mut Option<File>, known: &mut Report) -> Result<Exit> {
     known.user = request.user.to_string();
     known.agent = request.agent.clone().unwrap_or_default();
-    hide_launcher()?;
+    let oom_order = hide_launcher()?;
     need_host()?;
     let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
@@ -117,6 +118,7 @@ fn perform(request: Request, started: Instant, report: &mut Option<File>, known:
             state,
             secret,
             handed,
+            oom_order,
             kept,
             resume,
             copy_in,
@@ -180,7 +182,7 @@ fn refused(known: &mut Report, refusal: Refusal) -> Error {
 /// Something failed that says nothing of the host: a full disk, no UID left.
 pub fn rehearse(job: &mut Job) -> Result<()> {
     // As in a run: what a child can open of the launcher is part of what is tried.
-    hide_launcher()?;
+    let oom_order = hide_launcher()?;
     need_host()?;
     let signals = take_signals()?;
     let mut host = job.host.clone();
@@ -198,6 +200,7 @@ pub fn rehearse(job: &mut Job) -> Result<()> {
         state,
         secret: None,
         handed: Handed::default(),
+        oom_order,
         kept: None,
         resume: None,
         copy_in: None,
@@ -259,10 +262,13 @@ fn uid_range(job: &Job, plan: &Plan) -> crate::request::UidRange {
 }
 
 /// Before the launcher has the credential: nobody of the same UID attaches to it or reads its memory, and no
-/// core file of it is written.
-fn hide_launcher() -> Result<()> {
+/// core file of it is written. Gives what must be opened before that.
+fn hide_launcher() -> Result<OomOrder> {
+    inherited::leave_in_launcher().map_err(|errno| Error::new("clear the launcher's personality", errno))?;
+    let oom_order = OomOrder::open();
     prctl::set_dumpable(false).map_err(|errno| Error::new("hide the launcher's memory", errno))?;
-    limits::no_core().map_err(|errno| Error::new("switch core files off", errno))
+    limits::no_core().map_err(|errno| Error::new("switch core files off", errno))?;
+    Ok(oom_order)
 }
 
 /// Between two quotes of a file that the agent parses, such a character would end the text or begin another.

@@ -5,6 +5,7 @@ pub mod capabilities;
 pub mod channel;
 pub mod environ;
 pub mod fds;
+pub mod inherited;
 pub mod inode;
 pub mod landlock;
 pub mod mounts;

@@ -66,6 +66,7 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         authorities: choices.fact("/etc/ssl/certs/ca-certificates.crt".into(), "authorities"),
         cgroup: choices.fact(Cgroups::V2("/sys/fs/cgroup".into()), "cgroup"),
         private_descriptors: choices.below(2) == 0,
+        oom_order: choices.fact((), "OOM order"),
         orphans: choices.below(2) == 0,
         files,
         masked: vec![("kcore".into(), Kind::File)],

@@ -10,6 +10,7 @@ use nix::sys::prctl;
 use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getgroups, setgroups, setresgid, setresuid};
 
 use crate::host::groups::Group;
+use crate::sys;
 use crate::sys::process::{Fork, fork_into};
 
 /// A UID and the GID of the same rank.
@@ -99,7 +100,7 @@ pub fn keep_groups(planned: &[Group]) -> Result<(), Errno> {
     if !planned.is_empty() || keeps_none()? { Ok(()) } else { setgroups(&[]) }
 }
 
-/// Becomes the run's UID for good, without a supplementary group.
+/// Becomes the run's UID for good, without a supplementary group and without a capability.
 ///
 /// # Errors
 /// The errno of the call that failed; afterwards the process must not go on.
@@ -108,6 +109,9 @@ pub fn become_run(ids: Ids) -> Result<(), Errno> {
     setgroups(&[])?;
     setresgid(ids.gid, ids.gid, ids.gid)?;
     setresuid(ids.uid, ids.uid, ids.uid)?;
+    // Under SECBIT_NO_SETUID_FIXUP, which the launcher's caller may hand on, they outlive the change of UID: kill(-1) of
+    // a process with CAP_KILL ends the host.
+    sys::capabilities::clear()?;
     // The change made it what fs.suid_dumpable says, and init keeps this UID beside the agent: an init that the agent
     // may trace would be the agent's (ptrace(2), access mode checks).
     prctl::set_dumpable(false)

@@ -20,6 +20,7 @@ pub fn set(limits: &Limits) -> Result<(), Errno> {
     if let Some(data) = limits.data {
         at_most(Resource::RLIMIT_DATA, data.0)?;
     }
+    usual_stack()?;
     at_most(Resource::RLIMIT_MEMLOCK, 64 << 20)?;
     at_most(Resource::RLIMIT_MSGQUEUE, 1 << 20)?;
     at_most(Resource::RLIMIT_NICE, 0)?;
@@ -34,6 +35,14 @@ pub fn no_core() -> Result<(), Errno> {
     // 1 and not 0: 0 stops core files, and 1 also a core_pattern that pipes to a program (core(5), the kernel's guard
     // against recursion), which would get the credential in the agent's memory.
     at_most(Resource::RLIMIT_CORE, 1)
+}
+
+/// The soft limit alone: without one the kernel maps everything upwards from one place (mmap_is_legacy), and every thread
+/// reserves as much as there is. A program that needs more raises it for itself.
+fn usual_stack() -> Result<(), Errno> {
+    const USUAL: u64 = 8 << 20;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_STACK)?;
+    if soft <= USUAL { Ok(()) } else { setrlimit(Resource::RLIMIT_STACK, USUAL, hard) }
 }
 
 fn at_most(resource: Resource, value: u64) -> Result<(), Errno> {

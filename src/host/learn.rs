@@ -9,7 +9,9 @@ impl Host {
     /// Takes back a fact that an attempt has shown to be wrong. Gives whether anything changed: an attempt that fails
     /// for another reason than a missing feature is a failure, never a reason to run with less.
     pub fn learn(&mut self, step: Step, errno: Errno) -> bool {
-        use Errno::{EACCES, EAFNOSUPPORT, EINVAL, ENODEV, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EUSERS};
+        use Errno::{
+            EACCES, EAFNOSUPPORT, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EROFS, EUSERS,
+        };
         if step == Step::Descriptors {
             return std::mem::replace(&mut self.private_descriptors, false);
         }
@@ -17,7 +19,8 @@ impl Host {
         if !matches!(
             errno,
             EACCES | EAFNOSUPPORT | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS
-        ) {
+        ) && !(step == Step::OomOrder && matches!(errno, ENOENT | EROFS))
+        {
             return false;
         }
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));
@@ -48,6 +51,9 @@ impl Host {
             }
             Step::Seccomp => lose(&mut self.seccomp, said, "use a kernel with CONFIG_SECCOMP_FILTER"),
             Step::Descriptors => false,
+            Step::OomOrder => {
+                lose(&mut self.oom_order, said, "mount /proc writable, and let the launcher's user read its program")
+            }
             Step::Cgroup => lose(
                 &mut self.cgroup,
                 said,
@@ -85,10 +91,12 @@ pub enum Step {
     Pivot,
     /// The broker's listener in the network namespace.
     Listen,
+    /// Writing oom_score_adj.
+    OomOrder,
 }
 
 impl Step {
-    const ALL: [Step; 12] = [
+    const ALL: [Step; 13] = [
         Step::Clone,
         Step::UserMap,
         Step::Uts,
@@ -101,6 +109,7 @@ impl Step {
         Step::Descriptors,
         Step::Pivot,
         Step::Listen,
+        Step::OomOrder,
     ];
 
     /// From its number in a message of the child's.
@@ -122,6 +131,7 @@ impl Step {
             Step::Descriptors => "/proc",
             Step::Pivot => "pivot_root(2)",
             Step::Listen => "a listener in a network namespace",
+            Step::OomOrder => "/proc/self/oom_score_adj",
         }
     }
 }

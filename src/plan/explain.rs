@@ -235,6 +235,7 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("kill -9     {}", after_kill(plan)),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
+        format!("priority    {}", priority(plan)),
     ];
     if let Some(file) = &plan.login {
         let line =
@@ -281,6 +282,15 @@ fn limits(plan: &Plan) -> String {
     let processes = processes
         .map_or_else(|| "any number of processes".to_owned(), |number| format!("{number} processes of its UID"));
     format!("memory {memory} for each process, {processes}")
+}
+
+/// Whatever the launcher was started with.
+fn priority(plan: &Plan) -> String {
+    let order = match plan.limits.oom_score_adj {
+        Some(least) => format!("the first to be killed where the host's memory ends (oom_score_adj {least})"),
+        None => "killed by its size alone where the host's memory ends".into(),
+    };
+    format!("at most normal for CPU and I/O; {order}")
 }
 
 fn settings(settings: &[Setting]) -> Vec<String> {

@@ -132,7 +132,10 @@ fn can(layer: Layer, given: Given<'_>) -> Can {
         Layer::Seccomp => of(&host.seccomp, |()| "filter as a tree".into()),
         Layer::Capabilities => capabilities(given),
         Layer::NoNewPrivs => Can::Enforce("set before anything else is given up".into()),
-        Layer::Limits => Can::Enforce("setrlimit(2), hard".into()),
+        Layer::Limits => Can::Enforce(match host.oom_order.get() {
+            Ok(()) => "setrlimit(2), hard".into(),
+            Err(Lack { why, .. }) => format!("setrlimit(2), hard; the OOM killer goes by size alone, since {why}"),
+        }),
         Layer::Cgroup => of(&host.cgroup, cgroup),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
         Layer::Settings => settings(given),

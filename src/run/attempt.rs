@@ -20,6 +20,7 @@ use crate::broker::Traffic;
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
 use crate::confine::ids::{Ids, fork_mappable, map_child};
+use crate::confine::inherited::{OomOrder, Raised};
 use crate::confine::mounts::{CellFile, Tree};
 use crate::confine::{Command, Confinement, Failure, MAP, Places, clone_flags, has_init, seccomp};
 use crate::error::{Error, Result};
@@ -49,6 +50,7 @@ pub(super) struct Run<'a> {
     pub state: State,
     pub secret: Option<Arc<Secret>>,
     pub handed: Handed,
+    pub oom_order: OomOrder,
     pub kept: Option<Kept>,
     pub resume: Option<Resume>,
     pub copy_in: Option<OwnedFd>,
@@ -212,23 +214,20 @@ impl Run<'_> {
         // What a dead keeper leaves comes to us (gVisor has no such thing: there the UID ends it).
         let adopts = !plan.namespaces.pid && prctl::set_child_subreaper(true).is_ok();
         let (keeper, theirs) = ends.keeper.unzip();
-        let flags = clone_flags(&plan.namespaces);
         let cloned = Instant::now();
         prepared.lease.iter().for_each(Lease::use_it);
-        let fork = if plan.mapped_outside && theirs.is_none() { fork_mappable } else { fork_into };
-        // The keeper clones in its turn.
-        let child = match fork(if theirs.is_some() { CloneFlags::empty() } else { flags }) {
-            Ok(Fork::Child) => {
+        let child = match self.fork(plan, theirs.is_some()) {
+            Ok((Fork::Child, raised)) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
                 drop((ends.channel, ends.exec_failed, ends.relays, keeper, listener));
                 let Some(channel) = theirs else { confinement.start() };
-                let ward = keeper::start(confinement, flags, channel);
+                let ward = keeper::start(confinement, clone_flags(&plan.namespaces), channel);
+                raised.iter().for_each(Raised::restore_in_keeper);
                 self.keep(plan, prepared, ward)
             }
-            Ok(Fork::Parent(child)) => child,
-            Err(errno) => {
+            Ok((Fork::Parent(child), _)) => child,
+            Err(failure) => {
                 drop(confinement);
-                let failure = Failure::at(Step::Clone, errno, "clone into new namespaces");
                 return Ok(Err(Box::new(self.not_cloned(prepared.cell, prepared.lease, failure))));
             }
         };
@@ -259,6 +258,15 @@ impl Run<'_> {
             adopts,
             cloned,
         }))
+    }
+
+    /// Clones the child, or the keeper that clones in its turn. While that lasts, both are what the OOM killer takes first.
+    fn fork(&self, plan: &Plan, keeper: bool) -> Result<(Fork, Option<Raised<'_>>), Failure> {
+        let raised = plan.limits.oom_score_adj.map(|_| self.oom_order.raise()).transpose()?;
+        let fork = if plan.mapped_outside && !keeper { fork_mappable } else { fork_into };
+        let forked = fork(if keeper { CloneFlags::empty() } else { clone_flags(&plan.namespaces) });
+        let forked = forked.map_err(|errno| Failure::at(Step::Clone, errno, "clone into new namespaces"))?;
+        Ok((forked, raised))
     }
 
     /// Everything that can fail without the kernel, done before the clone.

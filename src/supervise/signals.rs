@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Signals that are passed on to the agent.
-const PASSED_ON: [Signal; 8] = [
+const PASSED_ON: [Signal; 12] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
@@ -17,10 +17,24 @@ const PASSED_ON: [Signal; 8] = [
     Signal::SIGUSR2,
     Signal::SIGTSTP,
     Signal::SIGCONT,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGXCPU,
 ];
 
-/// Signals after which the agent has the grace period and no more.
-pub(super) const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+/// Signals after which the agent has the grace period and no more. Timers and the limit on CPU time that the caller set
+/// before he executed us are ours by now (setitimer(2)): each would end the launcher in the middle.
+pub(super) const ENDING: [Signal; 8] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGXCPU,
+];
 
 /// The launcher's signals, taken one by one instead of by handlers.
 #[derive(Debug)]

@@ -106,16 +106,13 @@ pub fn survive_file_limit() -> Result<(), Errno> {
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.map(drop)
 }
 
-/// Undoes what the launcher and Rust's runtime did to signals: an ignored SIGPIPE and a blocked SIGTERM survive
-/// execve(2), and programs rely on both.
+/// Undoes what the launcher, its caller and Rust's runtime did to signals: an ignored SIGPIPE and a blocked SIGTERM
+/// survive execve(2), and programs rely on both.
 ///
 /// # Errors
 /// The errno of sigaction(2) or sigprocmask(2).
 pub fn default_signals() -> Result<(), Errno> {
-    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-    // SAFETY: the default action runs no code of ours.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl)? };
-    // SAFETY: as above.
-    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigDfl)? };
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    super::inherited::default_actions()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

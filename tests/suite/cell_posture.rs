@@ -31,23 +31,39 @@ const POLLUTION: [(&str, &str); 12] = [
     ("TMPDIR", "/nowhere"),
 ];
 
+/// A mask of /proc/self/status.
+const NO_SIGNAL: &str = "0000000000000000";
+
 /// What a user namespace shows of a group that it does not map (/proc/sys/kernel/overflowgid).
 const OVERFLOW: u64 = 65_534;
 
 /// A launcher with a mask of its own, ignored and blocked signals, descriptors left open, and a library to preload.
 const MESS: &str = "umask 077; exec 7</ 9</etc/passwd 8>/dev/null; \
-     exec env --ignore-signal=PIPE --block-signal=TERM,USR2 LD_PRELOAD=/nowhere/evil.so LD_LIBRARY_PATH=/nowhere \"$@\"";
+     exec env --ignore-signal=PIPE,HUP,INT,QUIT,USR1,ALRM,TSTP,TTOU,WINCH,RTMIN --block-signal=TERM,USR2 LD_PRELOAD=/nowhere/evil.so LD_LIBRARY_PATH=/nowhere \"$@\"";
+
+/// Every other thing that exec(2) hands on, as unlike a plain process's as its owner may make it. Ignored signals are
+/// left to [`MESS`]; a dead timer, to its own test.
+fn odd_caller(who: Who) -> Vec<&'static str> {
+    const ANYBODY: &str = "ulimit -S -s unlimited; echo 1 >/proc/self/timerslack_ns 2>/dev/null; \
+        exec setarch -R ionice -c 2 -n 0 \"$@\"";
+    const ROOT: &str = "ulimit -S -s unlimited; echo 1 >/proc/self/timerslack_ns; { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null; \
+        exec setarch -R -Z ionice -c 1 -n 0 nice -n -10 setpriv \
+        --pdeathsig USR1 \"$@\"";
+    vec!["sh", "-c", if who == Who::Root { ROOT } else { ANYBODY }, "sh"]
+}
 
 /// One launch: who, and the words between `run` or `explain` and the command.
 struct Case {
     stage: Stage,
     who: Who,
     words: Vec<OsString>,
+    /// What the launcher is started by.
+    caller: Vec<&'static str>,
 }
 
 impl Case {
     fn new(who: Who, words: &[&str]) -> Case {
-        Case { stage: Stage::new(), who, words: words.iter().map(Into::into).collect() }
+        Case { stage: Stage::new(), who, words: words.iter().map(Into::into).collect(), caller: Vec::new() }
     }
 
     /// The level `developer` with these layers off.
@@ -64,7 +80,8 @@ impl Case {
     }
 
     fn command(&self, word: &[&str], agent: &[&str]) -> std::process::Command {
-        let mut command = self.stage.command(self.who, &["sh", "-c", MESS, "sh"]);
+        let wrap = [&self.caller[..], &["sh", "-c", MESS, "sh"]].concat();
+        let mut command = self.stage.command(self.who, &wrap);
         command.args(word).arg("--state-dir").arg(self.stage.state(self.who)).args(&self.words);
         command.args(["--agent", "none", "--"]).args(agent).envs(POLLUTION);
         command
@@ -115,7 +132,7 @@ impl Case {
             u64::from_str_radix(line.trim(), 16).unwrap()
         };
         assert_eq!(mask("SigBlk:"), 0, "no signal is blocked");
-        assert_eq!(mask("SigIgn:") & (1 << 12), 0, "SIGPIPE is not ignored");
+        assert_eq!(mask("SigIgn:"), 0, "no signal is ignored");
     }
 }
 
@@ -365,10 +382,14 @@ impl Posture<'_> {
         } else {
             assert_eq!(process["death_signal"], "SIGKILL", "it dies with its launcher");
         }
-        assert_eq!(process["nice"], 0);
-        assert_eq!(process["policy"], 0);
-        let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
-        assert_eq!(process["oom_score_adj"], own.trim());
+        assert_eq!((&process["nice"], &process["policy"]), (&json!(0), &json!(0)), "{process}");
+        assert!([0, -1].contains(&process["io_priority"].as_i64().unwrap()), "no class of its own: {process}");
+        assert!([0, -1].contains(&process["personality"].as_i64().unwrap()), "{process}");
+        assert!([0, -1].contains(&process["memory_merge"].as_i64().unwrap()), "{process}");
+        assert_eq!(process["timer_slack_ns"], 50_000, "{process}");
+        assert_eq!(process["blocked_signals"], NO_SIGNAL);
+        assert_eq!(process["oom_score_adj"], self.plan["limits"]["oom-score-adj"].to_string());
+        assert_eq!(self.is["limits"]["stack"][0], 8 << 20);
         assert_eq!(process["cpus"], own_status("Cpus_allowed_list"));
     }
 }
@@ -388,6 +409,75 @@ fn at_every_level_and_with_either_network() {
             Case::new(who, &["--level", level]).check();
         }
         Case::new(who, &["--level", "developer", "--network", "none"]).check();
+    }
+}
+
+/// Whoever starts the launcher before everybody else, or first of all in vain, does not mean the agent by that.
+#[test]
+fn whatever_the_caller_hands_on() {
+    for who in everybody() {
+        for off in [&[][..], &NAMESPACES, &["seccomp"]] {
+            let mut case = Case::without(who, off, &[]);
+            case.caller = odd_caller(who);
+            case.check();
+        }
+    }
+    if !need::as_root() {
+        return;
+    }
+    for policy in ["-f", "-r"] {
+        let mut case = Case::new(Who::Root, &["--level", "balanced"]);
+        case.caller = vec!["chrt", policy, "10"];
+        case.check();
+    }
+}
+
+/// The launcher's place in the order of the OOM killer stays its own, and the agent cannot go back to it.
+#[test]
+fn the_agent_is_killed_before_its_launcher() {
+    for who in everybody() {
+        for off in [&[][..], &NAMESPACES] {
+            let case = Case::without(who, off, &[]);
+            let mut running =
+                Running::start(case.command(&["run", "--quiet"], &[&case.program(), "__victim"]).stdin(Stdio::piped()));
+            running.line();
+            let score = |pid: i32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().to_owned();
+            let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+            assert_eq!(score(running.pid()), own.trim(), "the launcher's");
+            let agent = *descendants(running.pid()).last().unwrap();
+            assert_eq!(score(agent), "500");
+            assert_eq!(running.end().status.code(), Some(0));
+        }
+    }
+}
+
+/// `perl -e 'alarm 1; exec @ARGV'` is how shells of old give a command a deadline.
+#[test]
+fn an_alarm_of_the_callers_ends_the_run_and_leaves_nothing() {
+    for who in everybody() {
+        let mut case = Case::without(who, &NAMESPACES, &[]);
+        case.caller = vec!["perl", "-e", "alarm 1; exec @ARGV"];
+        let done = output(&mut case.command(&["run", "--quiet"], &["sleep", "60"]));
+        assert_eq!(done.status.code(), Some(128 + 14), "{done:?}");
+        assert_eq!(case.stage.cells(who), Vec::<PathBuf>::new());
+    }
+}
+
+/// SECBIT_NO_SETUID_FIXUP keeps capabilities across a change of UID: whoever then kills everything that its new UID may
+/// signal, kills everything. In a PID namespace, where a failure ends this test alone.
+#[test]
+fn securebits_of_the_callers_end_no_bystander() {
+    if !need::as_root() {
+        return;
+    }
+    const INSIDE: &str = "sleep 60 & bystander=$!; \
+        setpriv --securebits +no_setuid_fixup \"$@\" || echo \"failed: $?\"; kill -0 $bystander && echo alive";
+    for off in [&[][..], &NAMESPACES] {
+        let mut case = Case::without(Who::Root, off, &[]);
+        case.caller = vec!["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", INSIDE, "sh"];
+        let done = output(&mut case.command(&["run", "--quiet"], &["grep", "-h", "^Cap", "/proc/self/status"]));
+        let sets: BTreeSet<&str> = done.out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+        assert_eq!((done.out.ends_with("alive\n"), sets), (true, BTreeSet::from([NO_SIGNAL])), "{done:?}");
     }
 }
 

@@ -52,6 +52,7 @@ pub fn full() -> Host {
         ranges: Fact::Has(Ranges::default()),
         cgroup: Fact::Has(Cgroups::V2("/sys/fs/cgroup".into())),
         private_descriptors: true,
+        oom_order: Fact::Has(()),
         orphans: true,
         files: vec![
             Shown { path: "/usr".into(), kind: Kind::Directory },

@@ -140,6 +140,19 @@ pub fn policy() -> i64 {
     unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) }
 }
 
+/// Our own execution domain and its flags, -1 where the kernel does not say.
+pub fn personality() -> i32 {
+    // SAFETY: takes no memory; this number changes nothing.
+    unsafe { libc::personality(0xffff_ffff) }
+}
+
+/// Whether pages of this process may be merged with equal ones of others (PR_GET_MEMORY_MERGE), -1 where the kernel has
+/// no such thing.
+pub fn memory_merge() -> i32 {
+    // SAFETY: takes no memory.
+    unsafe { libc::prctl(68, 0, 0, 0, 0) }
+}
+
 /// Makes this process dumpable or not.
 pub fn set_dumpable(dumpable: bool) {
     // SAFETY: takes no memory.
