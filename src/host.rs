@@ -60,6 +60,8 @@ pub struct Host {
     pub ranges: Fact<Ranges>,
     /// Where a cgroup can be made.
     pub cgroup: Fact<Cgroups>,
+    /// What the host counts beside that.
+    pub counts: Counts,
     /// Whether nobody but root opens the descriptors of another process. Not so under gVisor.
     pub private_descriptors: bool,
     /// The launcher may put the agent before itself where memory runs out.
@@ -178,6 +180,20 @@ pub enum Cgroups {
     },
 }
 
+/// What the host counts, and for whom.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counts {
+    /// Swap of a control group.
+    pub swap: bool,
+    /// The host swaps.
+    pub swap_is_on: bool,
+    /// Buffers of a control group's sockets, by themselves (version 1).
+    pub sockets: bool,
+    /// Open files of the whole host (fs.file-max).
+    pub file_max: u64,
+}
+
 /// Capabilities that facts depend on, as bits (capabilities(7)).
 pub mod capability {
     /// CAP_SETGID
@@ -218,6 +234,8 @@ impl Host {
         let uid = nix::unistd::geteuid().as_raw();
         let capabilities = sys::process::effective_capabilities();
         let (uid_map, uids) = (uid_map(), uids(capabilities));
+        let cgroup = || crate::confine::cgroup::find(uid, policy.limits.cpu_percent);
+        let cgroup = if wanted(Layer::Cgroup) { cgroup() } else { off() };
         Host {
             uid,
             gid: nix::unistd::getegid().as_raw(),
@@ -238,11 +256,8 @@ impl Host {
             uids,
             authorities: authorities(request, policy),
             uid_map,
-            cgroup: if wanted(Layer::Cgroup) {
-                crate::confine::cgroup::find(uid, policy.limits.cpu_percent)
-            } else {
-                off()
-            },
+            counts: counts(&cgroup),
+            cgroup,
             private_descriptors: sys::process::has_pidfd(),
             oom_order: Fact::Has(()),
             orphans: nix::sys::prctl::get_child_subreaper().is_ok(),
@@ -272,6 +287,18 @@ impl Host {
     /// Whether the launcher has a capability.
     pub fn has(&self, capability: u64) -> bool {
         self.capabilities & capability != 0
+    }
+}
+
+fn counts(cgroup: &Fact<Cgroups>) -> Counts {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (swap, sockets) = cgroup.get().map(crate::confine::cgroup::counts).unwrap_or_default();
+    Counts {
+        swap,
+        sockets,
+        // The first line is a heading.
+        swap_is_on: !swap && read("/proc/swaps").lines().count() > 1,
+        file_max: read("/proc/sys/fs/file-max").trim().parse().unwrap_or(u64::MAX),
     }
 }
 

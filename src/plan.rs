@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod counts;
 pub mod egress;
 pub mod environ;
 pub mod explain;
@@ -18,7 +19,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::host::groups::Group;
-use crate::host::{Host, Kind, Shown, capability};
+use crate::host::{Cgroups, Host, Kind, Shown, capability};
 use crate::layer::{Decision, Layer};
 use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::deny::{Class, Twins};
@@ -54,6 +55,8 @@ pub struct Plan {
     pub filter: Option<rules::Filter>,
     /// Limits of each process.
     pub limits: Limits,
+    /// What of the host the cell can take that nothing counts for it alone.
+    pub uncounted: Vec<counts::Uncounted>,
     /// Limits of the cell, where there is a cgroup.
     pub cgroup: Option<crate::host::Cgroups>,
     /// The network.
@@ -157,6 +160,8 @@ pub struct Root {
     pub disk: Bytes,
     /// Its inodes.
     pub files: u32,
+    /// Its pseudo-terminals.
+    pub terminals: u32,
 }
 
 /// Whose UID the agent has.
@@ -185,7 +190,7 @@ pub struct Limits {
     pub open_files: u32,
     /// RLIMIT_FSIZE.
     pub file_size: Bytes,
-    /// RLIMIT_DATA, where no cgroup bounds the whole cell.
+    /// RLIMIT_DATA, where no cgroup bounds the memory of the whole cell.
     pub data: Option<Bytes>,
     /// Memory of the cell, for the cgroup.
     pub memory: Bytes,
@@ -193,6 +198,10 @@ pub struct Limits {
     pub cell_processes: u32,
     /// CPU in percent of one, for the cgroup.
     pub cpu_percent: u32,
+    /// Nothing of the cell is swapped out beyond its memory, for the cgroup.
+    pub swap: bool,
+    /// Buffers of its sockets, where the cgroup does not count them as memory.
+    pub socket_buffers: Option<Bytes>,
     /// The least oom_score_adj of the agent, where the launcher can set one.
     pub oom_score_adj: Option<i16>,
 }
@@ -310,7 +319,9 @@ impl Plan {
             let websocket = model.is_some_and(|model| model.websocket);
             settings.render(policy, &host.servers, &left_out, websocket).with_base_url(url)
         });
+        let limits = limits(policy, host, &on, identity);
         Ok(Plan {
+            uncounted: counts::uncounted(policy, host, &on, network, identity, &limits),
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
             mapped_outside: on.namespaces().user && (identity != Identity::Caller || host.has(capability::SETGID)),
@@ -322,7 +333,7 @@ impl Plan {
             },
             landlock,
             filter: rules::filter(policy, &on, network),
-            limits: limits(policy, host, &on, identity),
+            limits,
             cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
             network,
             credential: credential(request, agent, host),
@@ -423,6 +434,7 @@ fn root(policy: &Policy, host: &Host, on: &layers::On) -> Root {
         writable_proc: policy.kernel.nested_namespaces,
         disk: policy.limits.disk,
         files: policy.limits.files,
+        terminals: policy.limits.terminals,
     }
 }
 
@@ -450,14 +462,18 @@ fn shown(host: &Host) -> Vec<Shown> {
 fn limits(policy: &Policy, host: &Host, on: &layers::On, identity: Identity) -> Limits {
     let limits = &policy.limits;
     let own = matches!(identity, Identity::PerRun(_)) || on.via_user_namespace;
+    let group = if on.has(Layer::Cgroup) { host.cgroup.get().ok() } else { None };
+    let buffers = Bytes((limits.memory.0 / 16).max(16 << 20));
     Limits {
         processes: own.then_some(limits.processes),
         open_files: limits.open_files,
         file_size: limits.file_size,
-        data: (!on.has(Layer::Cgroup)).then_some(limits.memory),
+        data: (!counts::counts_memory(group)).then_some(limits.memory),
         memory: limits.memory,
         cell_processes: limits.processes,
         cpu_percent: limits.cpu_percent,
+        swap: group.is_some() && host.counts.swap,
+        socket_buffers: matches!(group, Some(Cgroups::V1 { .. })).then_some(buffers).filter(|_| host.counts.sockets),
         oom_score_adj: host.oom_order.get().is_ok().then_some(OOM_SCORE_ADJ),
     }
 }

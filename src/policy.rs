@@ -111,6 +111,8 @@ pub struct Limits {
     pub disk: Bytes,
     /// Files and directories on them together (tmpfs only).
     pub files: u32,
+    /// Pseudo-terminals, the cell's own among them (private root only).
+    pub terminals: u32,
     /// Wall time, where `--timeout` gives none.
     pub time: Time,
     /// Between TERM and KILL at the deadline.
@@ -127,6 +129,7 @@ impl Default for Limits {
             file_size: Bytes(4 << 30),
             disk: Bytes(4 << 30),
             files: 1_000_000,
+            terminals: 64,
             time: Time(Duration::from_secs(3600)),
             grace: Time(Duration::from_secs(5)),
         }

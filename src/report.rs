@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::broker::Traffic;
+use crate::plan::counts::Uncounted;
 use crate::plan::{Denied, Planned};
 use crate::supervise::Ended;
 use crate::wipe::Left;
@@ -29,6 +30,8 @@ pub struct Report {
     pub layers: Vec<Planned>,
     /// Every denied class and what stopped it.
     pub classes: Vec<Denied>,
+    /// What of the host it could take that nothing counted for it alone.
+    pub uncounted: Vec<Uncounted>,
     /// How the agent ended.
     pub outcome: Ended,
     /// The status of the launcher.
@@ -56,6 +59,7 @@ impl Default for Report {
             level: String::new(),
             layers: Vec::new(),
             classes: Vec::new(),
+            uncounted: Vec::new(),
             outcome: Ended::Refused(String::new()),
             status: 0,
             error: None,

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use clap::{CommandFactory, FromArgMatches};
 use oubliette::cli::{Cli, RunArgs};
-use oubliette::host::{Cgroups, Fact, Host, Kind, Lack, Maker, Programs, Shown, capability};
+use oubliette::host::{Cgroups, Counts, Fact, Host, Kind, Lack, Maker, Programs, Shown, capability};
 use oubliette::policy::Policy;
 use oubliette::policy::deny::Class;
 use oubliette::program::Program;
@@ -65,6 +65,12 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         ranges: choices.fact(ranges, "ranges"),
         authorities: choices.fact("/etc/ssl/certs/ca-certificates.crt".into(), "authorities"),
         cgroup: choices.fact(Cgroups::V2("/sys/fs/cgroup".into()), "cgroup"),
+        counts: Counts {
+            swap: choices.below(2) == 0,
+            swap_is_on: choices.below(2) == 0,
+            sockets: choices.below(2) == 0,
+            file_max: [u64::MAX, 1 << 16][choices.below(2)],
+        },
         private_descriptors: choices.below(2) == 0,
         oom_order: choices.fact((), "OOM order"),
         orphans: choices.below(2) == 0,

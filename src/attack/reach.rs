@@ -103,6 +103,23 @@ pub(super) fn terminals(_: &Target) -> Tried {
     devices("/dev/pts", foreign)
 }
 
+/// A share that a cell may have is a fraction of this.
+const MANY: usize = 1024;
+
+/// Takes every pseudo-terminal that there is, so that nobody else gets one.
+pub(super) fn take_terminals(_: &Target) -> Tried {
+    let open = || fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx");
+    let mut taken = Vec::new();
+    loop {
+        match open() {
+            Ok(_) if taken.len() == MANY => return Ok(format!("took {MANY}")),
+            Ok(one) => taken.push(one),
+            Err(error) if taken.is_empty() => return Err(error.into()),
+            Err(error) => return Err(blocked(format!("{} and no more: {error}", taken.len()))),
+        }
+    }
+}
+
 pub(super) fn block_devices(_: &Target) -> Tried {
     devices("/dev", |_, kind| kind.is_block_device())
 }

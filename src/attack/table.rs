@@ -80,6 +80,7 @@ pub const ATTACKS: &[Attack] = &[
     row("tiocsti", Class::Tty, reach::push_input, "type into the terminal that was inherited", "CVE-2017-5226"),
     row("tioclinux", Class::Tty, reach::console, "drive the console's selection", "CVE-2023-1523"),
     row("foreign-terminals", Class::Tty, reach::terminals, "open somebody else's terminal", ""),
+    row("take-terminals", Class::Tty, reach::take_terminals, "take every pseudo-terminal of the host", ""),
     row("block-devices", Class::Kernel, reach::block_devices, "open a disk", ""),
     row("kernel-devices", Class::Kernel, reach::kernel_devices, "open /dev/mem, kvm, fuse and the like", ""),
     row("see-pid", Class::Proc, proc::visible, "see the victim in the list of processes", ""),

@@ -47,6 +47,24 @@ pub fn find(uid: u32, cpu_percent: u32) -> Fact<Cgroups> {
     }
 }
 
+/// Whether the kernel accounts swap for a group, and by itself the buffers of its sockets, which version 2 counts as
+/// memory.
+pub fn counts(found: &Cgroups) -> (bool, bool) {
+    let has = |directory: &Path, file: &str| directory.join(file).exists();
+    match found {
+        Cgroups::V1 { memory: Some(memory), .. } => {
+            (has(memory, "memory.memsw.limit_in_bytes"), has(memory, "memory.kmem.tcp.limit_in_bytes"))
+        }
+        Cgroups::V1 { .. } => (false, false),
+        // The root has no limits of its own, but those below it.
+        Cgroups::V2(parent) if parent == Path::new(MOUNT) => {
+            let own = own_v2(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
+            (own.is_some_and(|own| has(&own, "memory.swap.max")), false)
+        }
+        Cgroups::V2(parent) => (has(parent, "memory.swap.max"), false),
+    }
+}
+
 /// The nearest group above this process whose children may have limits.
 fn find_v2(start: &Path) -> Option<PathBuf> {
     let root = Path::new(MOUNT);
@@ -98,21 +116,32 @@ impl Cgroup {
             Cgroups::V2(parent) => {
                 let directory = group.make(parent, &name)?;
                 write(&directory, "memory.max", &limits.memory.0.to_string())?;
+                if limits.swap {
+                    write(&directory, "memory.swap.max", "0")?;
+                }
                 write(&directory, "pids.max", &limits.cell_processes.to_string())?;
                 // The cpu controller may be missing where memory and pids are delegated.
                 let _ = write(&directory, "cpu.max", &format!("{quota} {PERIOD}"));
                 let _ = write(&directory, "memory.oom.group", "1");
             }
             Cgroups::V1 { memory, pids, cpu } => {
-                let settings = [
-                    (memory, "memory.limit_in_bytes", limits.memory.0.to_string()),
-                    (pids, "pids.max", limits.cell_processes.to_string()),
-                    (cpu, "cpu.cfs_quota_us", quota.to_string()),
+                let bytes = limits.memory.0;
+                // Memory and swap together may not be less than memory: in this order.
+                let memory_files = [
+                    ("memory.limit_in_bytes", Some(bytes)),
+                    ("memory.memsw.limit_in_bytes", limits.swap.then_some(bytes)),
+                    ("memory.kmem.tcp.limit_in_bytes", limits.socket_buffers.map(|bytes| bytes.0)),
                 ];
-                for (parent, file, value) in settings {
-                    if let Some(parent) = parent {
-                        let directory = group.make(parent, &name)?;
-                        write(&directory, file, &value)?;
+                let settings = [
+                    (memory, &memory_files[..]),
+                    (pids, &[("pids.max", Some(limits.cell_processes.into()))]),
+                    (cpu, &[("cpu.cfs_quota_us", Some(quota))]),
+                ];
+                for (parent, files) in settings {
+                    let Some(parent) = parent else { continue };
+                    let directory = group.make(parent, &name)?;
+                    for (file, value) in files {
+                        value.map_or(Ok(()), |value| write(&directory, file, &value.to_string()))?;
                     }
                 }
             }

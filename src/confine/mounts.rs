@@ -32,6 +32,9 @@ pub const SETTINGS: &str = "/etc/oubliette";
 /// Places on the tmpfs that the agent may write to, and the directory of the tmpfs behind each.
 const WRITABLE: [(&str, &str); 4] = [(HOME, "home"), ("/tmp", "tmp"), (WORK, "work"), ("/dev/shm", "shm")];
 
+/// The kernel takes no larger number (NR_UNIX98_PTY_MAX).
+const MOST_TERMINALS: u32 = 1 << 20;
+
 /// An empty file of the new root.
 const NOTHING: &str = "etc/oubliette/nothing";
 
@@ -244,8 +247,10 @@ impl Tree<'_> {
         }
         // Terminals of the cell's own: those of the host's /dev/pts are other people's.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-        let options = Some("newinstance,ptmxmode=0666,mode=0620");
-        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, options)
+        // Without `max` an instance takes all that the host has (kernel.pty.max) but a reserve for the first one.
+        let max = self.root.terminals.min(MOST_TERMINALS);
+        let options = format!("newinstance,ptmxmode=0666,mode=0620,max={max}");
+        mount(Some("devpts"), "dev/pts", Some("devpts"), flags, Some(options.as_str()))
             .map_err(|errno| failure(errno, "mount /dev/pts"))
     }
 

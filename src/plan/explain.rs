@@ -237,6 +237,7 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("limits      {}", limits(plan)),
         format!("priority    {}", priority(plan)),
     ];
+    lines.extend(plan.uncounted.iter().map(|one| format!("uncounted   {}: {}", one.what, one.why)));
     if let Some(file) = &plan.login {
         let line =
             format!("login       of {} the token for requests alone; what renews it goes nowhere", file.display());
@@ -275,9 +276,11 @@ const OPEN: &str = "open here   environment, memory maps and descriptors of ever
 
 /// What bounds the cell, and what only each process of it.
 fn limits(plan: &Plan) -> String {
-    let Limits { memory, cell_processes, processes, .. } = plan.limits;
+    let Limits { memory, cell_processes, processes, swap, socket_buffers, .. } = plan.limits;
     if plan.cgroup.is_some() {
-        return format!("memory {memory} and {cell_processes} processes for the cell");
+        let swap = if swap { " without swap" } else { "" };
+        let buffers = socket_buffers.map(|bytes| format!(", {bytes} of socket buffers")).unwrap_or_default();
+        return format!("memory {memory}{swap}{buffers} and {cell_processes} processes for the cell");
     }
     let processes = processes
         .map_or_else(|| "any number of processes".to_owned(), |number| format!("{number} processes of its UID"));

@@ -4,7 +4,7 @@
 use super::{Apart, Namespaces, Planned, broker, hold};
 use crate::cli::Require;
 use crate::host::groups::{self, Group};
-use crate::host::{Cgroups, Fact, Host, Lack, Maker, capability};
+use crate::host::{Cgroups, Counts, Fact, Host, Lack, Maker, capability};
 use crate::layer::{Decision, Layer, Want};
 use crate::policy::agent::{AgentSpec, Check, Settings};
 use crate::policy::{Hold, NetworkMode, Policy};
@@ -136,7 +136,7 @@ fn can(layer: Layer, given: Given<'_>) -> Can {
             Ok(()) => "setrlimit(2), hard".into(),
             Err(Lack { why, .. }) => format!("setrlimit(2), hard; the OOM killer goes by size alone, since {why}"),
         }),
-        Layer::Cgroup => of(&host.cgroup, cgroup),
+        Layer::Cgroup => of(&host.cgroup, |cgroups| cgroup(cgroups, host.counts)),
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
         Layer::Settings => settings(given),
         Layer::Alone if request.beside => Can::Off("this cell is wanted beside others (--beside)".into()),
@@ -427,15 +427,16 @@ fn landlock_net(given: Given<'_>) -> Can {
     landlock(host, 4, "TCP ports")
 }
 
-fn cgroup(cgroups: &Cgroups) -> String {
-    match cgroups {
-        Cgroups::V2(_) => "v2: memory, processes, CPU".into(),
+fn cgroup(cgroups: &Cgroups, counts: Counts) -> String {
+    let (version, named) = match cgroups {
+        Cgroups::V2(_) => ("v2", [(true, "memory"), (true, "processes"), (true, "CPU")]),
         Cgroups::V1 { memory, pids, cpu } => {
-            let named = [(memory, "memory"), (pids, "processes"), (cpu, "CPU")];
-            let names: Vec<&str> = named.iter().filter(|(path, _)| path.is_some()).map(|(_, name)| *name).collect();
-            format!("v1: {}", names.join(", "))
+            ("v1", [(memory.is_some(), "memory"), (pids.is_some(), "processes"), (cpu.is_some(), "CPU")])
         }
-    }
+    };
+    let named = named.into_iter().chain([(counts.swap, "swap"), (counts.sockets, "socket buffers")]);
+    let names: Vec<&str> = named.filter(|(counted, _)| *counted).map(|(_, name)| name).collect();
+    format!("{version}: {}", names.join(", "))
 }
 
 impl On {

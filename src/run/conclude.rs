@@ -63,6 +63,7 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
             level: job.level.name.clone(),
             layers: plan.layers.clone(),
             classes: plan.classes.clone(),
+            uncounted: plan.uncounted.clone(),
             outcome: ended,
             status: status.status(),
             error: error.as_ref().map(ToString::to_string),

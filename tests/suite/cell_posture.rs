@@ -360,6 +360,9 @@ impl Posture<'_> {
             assert!(missing.is_empty(), "{path} lacks {missing:?}: {mount}");
             assert_eq!(mount["propagation"], "", "{path} does not spread");
         }
+        let terminals = all.iter().rfind(|mount| at(mount) == "/dev/pts").unwrap();
+        let options = terminals["super"].as_str().unwrap();
+        assert!(options.split(',').any(|option| option == "max=64"), "a cell has its share of terminals: {options}");
         for place in ["/home/agent", "/tmp", "/work", "/dev/shm"] {
             let mount = all.iter().find(|mount| at(mount) == place).unwrap();
             let size = serde_json::from_value::<Bytes>(self.plan["root"]["disk"].clone()).unwrap().0 / 1024;

@@ -34,6 +34,7 @@ mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod codex; // the real Codex at every level, through a broker
 mod cost; // a slow probe of the host fails
+mod counts; // what one cell takes of what is counted for all, and what its neighbour gets
 mod environments; // the same in containers and under gVisor: what each must enforce, and what it leaves
 mod gemini; // the real Gemini CLI at every level, through a broker
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user

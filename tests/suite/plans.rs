@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use oubliette::cli::{Cli, RunArgs};
-use oubliette::host::{Cgroups, Fact, Host, Kind, Lack, Maker, Programs, Shown};
+use oubliette::host::{Cgroups, Counts, Fact, Host, Kind, Lack, Maker, Programs, Shown};
 use oubliette::job::Job;
 use oubliette::layer::{Decision, Layer};
 use oubliette::mcp::Servers;
@@ -51,6 +51,7 @@ pub fn full() -> Host {
         uid_map: vec![(0, u32::MAX)],
         ranges: Fact::Has(Ranges::default()),
         cgroup: Fact::Has(Cgroups::V2("/sys/fs/cgroup".into())),
+        counts: Counts { swap: true, file_max: u64::MAX, ..Counts::default() },
         private_descriptors: true,
         oom_order: Fact::Has(()),
         orphans: true,

@@ -67,7 +67,7 @@ pub const MATRIX: &[(&str, &str, &str)] = &[
     // What was left open, and terminals: the launcher closes and replaces them, whatever the host lacks.
     ("leaked-dir-open", "....", ""), ("leaked-dir-list", "....", ""), ("leaked-dir-climb", "....", ""),
     ("leaked-file", "....", ""), ("tiocsti", "....", ""), ("tioclinux", "....", ""), ("foreign-terminals", "?...", ""),
-    ("block-devices", "....", ""), ("kernel-devices", "?...", ""),
+    ("take-terminals", "?...", ""), ("block-devices", "....", ""), ("kernel-devices", "?...", ""),
     // Processes.
     ("see-pid", "X...", ""), ("see-strangers", "X...", ""), ("proc-cmdline", "X...", ""), ("proc-status", "X...", ""),
     ("proc-environ", "X...", ""), ("proc-maps", "X...", ""), ("proc-fd-list", "X...", ""), ("proc-fd-open", "X...", ""),
@@ -91,7 +91,7 @@ pub const MATRIX: &[(&str, &str, &str)] = &[
     ("egress-victim", "....", ""), ("egress-victims-list", "....", ""),
     // Kernel objects.
     ("sysv-shm", "X...", ""), ("sysv-sem", "X...", ""), ("sysv-msg", "X...", ""), ("posix-mq", "X...", ""),
-    ("key-by-serial", "X...", ""), ("key-by-name", "X...", ""), ("add-key", "X...", ""),
+    ("key-by-serial", "....", ""), ("key-by-name", "....", ""), ("add-key", "X...", ""),
     // Namespaces, mounts, other entries.
     ("unshare-user", "X...", ""), ("clone-user", "?...", ""), ("clone3-user", "?...", ""), ("unshare-others", "....", ""),
     ("mount", "....", ""), ("mount-nested", "?...", ""), ("fsopen", "....", ""), ("open-tree", "....", ""),

@@ -139,6 +139,7 @@ const RULES: &[Rule] = &[
     rule(&["write-outside", "kernel-devices", "read-firmware", "write-cgroup", "foreign-hard-link"],
         &[Root, Files], HOST_FILES),
     rule(&["foreign-terminals"], &[Root, Uid, Files], HOST_FILES),
+    rule(&["take-terminals"], &[Root, Files], "the host's pseudo-terminals are counted for everybody"),
     rule(&["block-devices"], &[Root, Files, Plain], HOST_FILES),
     rule(&["leaked-dir-open", "leaked-dir-list", "leaked-dir-climb", "leaked-file", "settings-write"], &[Launcher], ""),
     rule(&["tiocsti", "tioclinux"], &[Filter, Launcher], ""),
@@ -181,7 +182,7 @@ const RULES: &[Rule] = &[
     // Kernel objects.
     rule(&["sysv-shm", "sysv-sem", "sysv-msg", "posix-mq"], &[Ipc, Uid, IpcCalls],
         "both agents have one UID and the host's IPC objects"),
-    rule(&["key-by-serial", "key-by-name"], &[Uid, Filter], "keys belong to a UID, and both agents have the same"),
+    rule(&["key-by-serial", "key-by-name"], &[Uid, Filter, Launcher], ""),
     // Namespaces, mounts, other entries.
     rule(&["unshare-user", "clone-user", "clone3-user"], &[NewNamespaces], NO_FILTER),
     rule(&["mount-nested"], &[NewNamespaces, Files], "the policy allows nested namespaces, or nothing forbids them"),

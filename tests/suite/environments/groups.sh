@@ -10,7 +10,7 @@ $O run -q --policy /mnt/small.toml -- sh -c 'echo up; read -r line; cat /proc/se
 tries=0
 until grep -qs up out; do tries=$((tries + 1)); [ $tries -lt 600 ] || exit 1; sleep 0.05; done
 group=$(groups)
-cat "$group/memory.max" "$group/pids.max" "$group/cpu.max" "$group/memory.oom.group"
+cat "$group/memory.max" "$group/pids.max" "$group/cpu.max" "$group/memory.swap.max" "$group/memory.oom.group"
 wc -l <"$group/cgroup.procs"
 echo go >&5; wait $launcher; echo "status $?"
 sed -n 's/oubliette-.*/oubliette-/p' out

@@ -1,0 +1,72 @@
+//! What a cell can take of the host that nothing counts for it alone. The kernel counts by control group, by mount, by
+//! namespace, by process or by UID, and some things for the whole host; a neighbour gets his where a count is the cell's.
+#![forbid(unsafe_code)]
+
+use serde::Serialize;
+
+use super::layers::On;
+use super::{Identity, Limits};
+use crate::host::{Cgroups, Host};
+use crate::layer::Layer;
+use crate::policy::{NetworkMode, Policy};
+
+/// Something that a cell shares with its neighbours, and can use up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uncounted {
+    /// What.
+    pub what: &'static str,
+    /// By whom it is counted instead.
+    pub why: String,
+}
+
+/// Everything of that kind, on a host that is confined like this.
+pub fn uncounted(
+    policy: &Policy,
+    host: &Host,
+    on: &On,
+    network: NetworkMode,
+    identity: Identity,
+    limits: &Limits,
+) -> Vec<Uncounted> {
+    let group = if on.has(Layer::Cgroup) { host.cgroup.get().ok() } else { None };
+    let mut all = Vec::new();
+    let mut say = |what, why: String| all.push(Uncounted { what, why });
+    if limits.data.is_some() {
+        say("memory", "of each process, not of the cell, and without pages of files and sockets".into());
+    }
+    if limits.processes.is_none() && !counts_processes(group) {
+        say("processes", "the UID has others, too".into());
+    }
+    if group.is_none() {
+        say("CPU", "the host's scheduler shares it between sessions".into());
+    }
+    if group.is_some() && !limits.swap && host.counts.swap_is_on {
+        say("swap", "this kernel accounts none (swapaccount=1)".into());
+    }
+    if group.is_none_or(|group| matches!(group, Cgroups::V1 { .. }) && limits.socket_buffers.is_none()) {
+        say("socket buffers", "the host's net.ipv4.tcp_mem; a socket beyond that keeps its minimum".into());
+    }
+    if !on.has(Layer::Root) && !on.has(Layer::LandlockFs) {
+        say("pseudo-terminals", "the host's /dev/pts; all have kernel.pty.max".into());
+    }
+    if host.counts.file_max < u64::from(policy.limits.processes) * u64::from(policy.limits.open_files) {
+        let bound = format!("fs.file-max is {}, less than processes × open-files", host.counts.file_max);
+        say("open files", bound);
+    }
+    if identity == Identity::Caller {
+        say("inotify, epoll, pending signals, pipes", "bounds of the UID, which other cells have".into());
+    }
+    if !on.has(Layer::Net) && network != NetworkMode::None {
+        say("ports, connections", "the host's network".into());
+    }
+    all
+}
+
+fn counts_processes(group: Option<&Cgroups>) -> bool {
+    matches!(group, Some(Cgroups::V2(_) | Cgroups::V1 { pids: Some(_), .. }))
+}
+
+/// Whether a group counts memory: else each process has a limit of its own.
+pub fn counts_memory(group: Option<&Cgroups>) -> bool {
+    matches!(group, Some(Cgroups::V2(_) | Cgroups::V1 { memory: Some(_), .. }))
+}
