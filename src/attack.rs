@@ -13,6 +13,7 @@ mod ipc;
 mod kernel;
 mod proc;
 mod reach;
+mod shared;
 mod signals;
 mod sockets;
 mod table;

@@ -42,6 +42,7 @@ use zeroize::Zeroizing;
 
 use crate::alone;
 use crate::host::Step;
+use crate::plan::rules::Modes;
 use crate::plan::{Apart, Credential, Identity, Namespaces, Plan};
 use crate::sys::channel::Channel;
 use crate::sys::{self, seccomp::Instruction};
@@ -289,15 +290,26 @@ impl Confinement<'_> {
             let entered = landlock::enter(domain, self.places, self.work);
             entered.map_err(|(action, errno)| Failure::at(Step::Landlock, errno, &action))?;
         }
-        if self.filter.is_empty() {
-            sys::inherited::own_session_keyring()
-                .map_err(|errno| Failure::plain(errno, "leave the caller's session keyring"))?;
-        } else {
-            sys::seccomp::load(&self.filter)
-                .map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter"))?;
-        }
+        self.load_filter()?;
         let has_init = has_init(self.plan, self.terminal);
         Ok(Confined { command: self.command, terminal, channel: self.channel, has_init })
+    }
+
+    /// Loads the filter. Where that asks the launcher, the launcher gets the place at which it is asked: this process
+    /// keeps nothing of it.
+    fn load_filter(&self) -> Result<(), Failure> {
+        match &self.plan.filter {
+            None => sys::inherited::own_session_keyring()
+                .map_err(|errno| Failure::plain(errno, "leave the caller's session keyring")),
+            Some(filter) if filter.modes == Modes::Asked => {
+                let listener = sys::notify::load(&self.filter)
+                    .map_err(|errno| Failure::at(Step::Modes, errno, "load the seccomp filter that asks"))?;
+                let sent = self.channel.send(b"M", Some(listener.as_fd()));
+                sent.map_err(|errno| Failure::plain(errno, "hand the filter's questions to the launcher"))
+            }
+            Some(_) => sys::seccomp::load(&self.filter)
+                .map_err(|errno| Failure::at(Step::Seccomp, errno, "load the seccomp filter")),
+        }
     }
 
     /// The kernel ends this process when its parent ends, however that ends: the launcher or the keeper.
@@ -328,6 +340,11 @@ impl Confinement<'_> {
         let top = tree.lay_out()?;
         // The cell pays for what fills it.
         self.wait_for_launcher()?;
+        if self.plan.namespaces.cgroup {
+            // Its root is the group that the cell is in by now.
+            nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
+                .map_err(|errno| Failure::at(Step::Mount, errno, "give the cell a view of its own control group"))?;
+        }
         self.fill(&top)?;
         if self.hand_out {
             let sent = self.channel.send(b"D", Some(top.as_fd()));

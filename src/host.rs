@@ -50,6 +50,8 @@ pub struct Host {
     pub landlock: Fact<u32>,
     /// Seccomp filters.
     pub seccomp: Fact<()>,
+    /// A filter that asks the launcher, which reads what the agent means.
+    pub modes: Fact<()>,
     /// The file of the authorities that this host trusts, for a broker's connections.
     pub authorities: Fact<PathBuf>,
     /// Another UID for the agent.
@@ -202,22 +204,34 @@ pub mod capability {
     pub const SETUID: u64 = 1 << 7;
     /// CAP_SETPCAP
     pub const SETPCAP: u64 = 1 << 8;
+    /// CAP_SYS_PTRACE
+    pub const SYS_PTRACE: u64 = 1 << 19;
     /// CAP_CHOWN
     pub const CHOWN: u64 = 1;
     /// CAP_SYS_ADMIN
     pub const SYS_ADMIN: u64 = 1 << 21;
 }
 
-/// What OCI runtimes mask of /proc, since some of it belongs to the whole host (runtime-spec, `maskedPaths`).
-const MASKED: [&str; 10] = [
+/// What OCI runtimes mask of /proc, since some of it belongs to the whole host (runtime-spec, `maskedPaths`), and what
+/// tells besides what others on the host do: their locks by process and inode, keys by UID, disks by request, wake-ups by
+/// CPU. The host's boot options may hold a secret. What `free`, `uptime`, `vmstat` and runtimes read stays: cpuinfo,
+/// loadavg, meminfo, stat, uptime, vmstat.
+const MASKED: [&str; 17] = [
     "acpi",
     "asound",
+    "cmdline",
+    "diskstats",
     "interrupts",
     "kcore",
+    "key-users",
     "keys",
     "latency_stats",
+    "locks",
     "sched_debug",
+    "schedstat",
     "scsi",
+    "softirqs",
+    "swaps",
     "timer_list",
     "timer_stats",
 ];
@@ -248,6 +262,7 @@ impl Host {
             net: Fact::Has(()),
             landlock: landlock(),
             seccomp: seccomp(),
+            modes: modes(capabilities),
             ranges: if uids.get().is_ok() && wanted(Layer::Uid) && layers::lends(request) {
                 Ranges::read(&[&[layers::UIDS, layers::FEW_UIDS][..], request.uid_range.as_slice()].concat())
             } else {
@@ -350,6 +365,25 @@ fn seccomp() -> Fact<()> {
     }
 }
 
+/// The launcher reads the path that an agent means out of its memory, as a debugger would.
+fn modes(capabilities: u64) -> Fact<()> {
+    if !sys::notify::available() {
+        return Fact::lacks(
+            "this kernel's seccomp asks nobody, so that nothing holds modes and times of files back",
+            "use Linux from 5.5 on",
+        );
+    }
+    // Yama (ptrace_scope) from 2 on lets nobody be traced without CAP_SYS_PTRACE, not even by his parent.
+    let guarded = || std::fs::read("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope > b"1\n".to_vec());
+    if capabilities & capability::SYS_PTRACE == 0 && guarded() {
+        return Fact::lacks(
+            "kernel.yama.ptrace_scope keeps the launcher from reading what an agent asks, so that nothing holds modes and times of files back",
+            "set kernel.yama.ptrace_scope to 1",
+        );
+    }
+    Fact::Has(())
+}
+
 fn uids(capabilities: u64) -> Fact<()> {
     let needed = capability::SETUID | capability::SETGID | capability::CHOWN;
     if capabilities & needed == needed {
@@ -399,15 +433,18 @@ fn shown(path: &Path) -> Option<Shown> {
     Some(Shown { path: path.to_owned(), kind: kind(path)? })
 }
 
-/// What is at a path, without following a link.
+/// What is at a path, without following a link. Nothing for a socket, a device or a fifo: a mount makes them no safer,
+/// whoever may write to a socket speaks with the host by it, read-only or not.
 pub fn kind(path: &Path) -> Option<Kind> {
     let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
     Some(if file_type.is_dir() {
         Kind::Directory
     } else if file_type.is_symlink() {
         Kind::Link(std::fs::read_link(path).ok()?)
-    } else {
+    } else if file_type.is_file() {
         Kind::File
+    } else {
+        return None;
     })
 }
 

@@ -65,6 +65,7 @@ impl Job {
         let before = Instant::now();
         let mut host = Host::probe(&request, &level.value);
         let probed = before.elapsed();
+        check_files(&level.value, &host)?;
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());
         host.programs.agent = find_agent(&request.command[0], &search_path, &agent.value)?;
         if !agent.value.is(&Program::name(&request.command[0]).to_string_lossy()) {
@@ -226,6 +227,20 @@ fn check(request: &mut Request, agent: &Found<AgentSpec>) -> Result<()> {
         .hint("name it with --upstream"));
     }
     Ok(())
+}
+
+/// What the policy shows is a file, a directory or a link. What is not there is none of this host's; a socket or a device
+/// would lead out of the cell, read-only or not.
+fn check_files(policy: &Policy, host: &Host) -> Result<()> {
+    let named = policy.files.programs.iter().chain(&policy.files.config).map(|path| path.as_path());
+    let missing = named.filter(|path| !host.files.iter().any(|shown| shown.path == **path));
+    match missing.filter(|_| !host.files.is_empty()).find(|path| std::fs::symlink_metadata(path).is_ok()) {
+        None => Ok(()),
+        Some(path) => {
+            Err(Error::new(format!("show {} in a cell", path.display()), "it is a socket, a device or a fifo")
+                .hint("leave it out of `files` in the policy"))
+        }
+    }
 }
 
 /// The caller's own authorities are there, and mean something.

@@ -27,6 +27,9 @@ pub enum Layer {
     LandlockNet,
     /// Landlock scope: signals and abstract Unix sockets stay in the cell (ABI 6).
     LandlockScope,
+    /// Sockets with a path that others made are out of reach: by the private root, by Landlock (ABI 9), or since the
+    /// filter lets no Unix socket be made.
+    PathSockets,
     /// A seccomp filter.
     Seccomp,
     /// No capability in any set, the bounding set included.
@@ -45,7 +48,7 @@ pub enum Layer {
 
 impl Layer {
     /// Every layer, in the order in which a report lists them.
-    pub const ALL: [Layer; 16] = [
+    pub const ALL: [Layer; 17] = [
         Layer::Pid,
         Layer::Root,
         Layer::Ipc,
@@ -55,6 +58,7 @@ impl Layer {
         Layer::LandlockFs,
         Layer::LandlockNet,
         Layer::LandlockScope,
+        Layer::PathSockets,
         Layer::Seccomp,
         Layer::Capabilities,
         Layer::NoNewPrivs,
@@ -76,6 +80,7 @@ impl Layer {
             Layer::LandlockFs => "landlock-fs",
             Layer::LandlockNet => "landlock-net",
             Layer::LandlockScope => "landlock-scope",
+            Layer::PathSockets => "path-sockets",
             Layer::Seccomp => "seccomp",
             Layer::Capabilities => "capabilities",
             Layer::NoNewPrivs => "no-new-privs",

@@ -91,7 +91,7 @@ impl Servers {
             })?;
             host.programs.servers.push(found);
             let files = server.args.iter().map(PathBuf::from).filter(|path| path.is_absolute());
-            // Its script, not a directory: that could be anything of the host's.
+            // Its script, not a directory, which could be anything of the host's, nor a socket or a device.
             host.extra.extend(
                 files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File),
             );

@@ -142,6 +142,8 @@ pub struct Namespaces {
     pub uts: bool,
     /// The network.
     pub net: bool,
+    /// Control groups: the cell's own is `/` to it. Entered when the cell is in its group.
+    pub cgroup: bool,
 }
 
 /// The private root.
@@ -332,7 +334,7 @@ impl Plan {
                 Identity::PerRun(_) | Identity::Owner => Vec::new(),
             },
             landlock,
-            filter: rules::filter(policy, &on, network),
+            filter: rules::filter(policy, request, host, &on, network),
             limits,
             cgroup: if on.has(Layer::Cgroup) { host.cgroup.get().ok().cloned() } else { None },
             network,
@@ -353,7 +355,7 @@ impl Plan {
             program: host.programs.agent.path.clone(),
             check: settings.is_some().then(|| agent.check.clone()),
             settings,
-            apart: layers::apart(request, &on),
+            apart: layers::apart(request, host, &on),
             wait: request.wait.map(|wait| wait.0),
             timeout: request.timeout.unwrap_or(policy.limits.time).0,
             grace: request.grace.unwrap_or(policy.limits.grace).0,

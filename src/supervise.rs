@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod ended;
+pub mod modes;
 pub mod relay;
 mod signals;
 pub mod terminal;
@@ -24,6 +25,7 @@ use crate::keeper::Keeper;
 use crate::proc::Stat;
 use crate::sys::channel::Channel;
 pub use ended::Ended;
+use modes::Modes;
 use relay::Relay;
 use signals::ENDING;
 pub use signals::Signals;
@@ -52,6 +54,8 @@ pub struct Watch<'a> {
     pub relays: Vec<Relay>,
     /// The caller's terminal, where the agent gets one of its own.
     pub terminal: Option<Terminal>,
+    /// Answers for modes, owners and times of files, where the filter asks.
+    pub modes: Option<Modes>,
     /// What holds the credential outside of the cell, where that is the network.
     pub broker: Option<Broker<'a>>,
     /// The directory of the cell's tmpfs, once it is handed out.
@@ -112,6 +116,9 @@ impl Watch<'_> {
             if self.started.is_some() && !std::mem::replace(&mut told, true) {
                 running();
             }
+            if let (Some(modes), false) = (&mut self.modes, ready.modes.is_empty()) {
+                modes.answer(ready.modes);
+            }
             if let Some(terminal) = &mut self.terminal {
                 terminal.pump();
             }
@@ -145,6 +152,7 @@ impl Watch<'_> {
         let keeper = self.keeper.as_ref().map(|keeper| push(&mut fds, keeper.as_fd()));
         let exec = self.exec_failed.as_ref().map(|file| push(&mut fds, file.as_fd()));
         let door = self.broker.as_ref().and_then(Broker::door).map(|door| push(&mut fds, door));
+        let modes = self.modes.as_ref().and_then(Modes::door).map(|door| push(&mut fds, door));
         self.relays.iter().flat_map(Relay::interest).for_each(|wanted| fds.push(wanted));
         self.terminal.iter().flat_map(Terminal::interest).for_each(|wanted| fds.push(wanted));
         let mut polled: Vec<PollFd<'_>> = fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
@@ -152,9 +160,15 @@ impl Watch<'_> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        let is_ready =
-            |index: Option<usize>| index.is_some_and(|i| polled[i].revents().is_some_and(|events| !events.is_empty()));
-        Ok(Ready { channel: is_ready(channel), keeper: is_ready(keeper), exec: is_ready(exec), door: is_ready(door) })
+        let events = |index: Option<usize>| index.and_then(|i| polled[i].revents()).unwrap_or(PollFlags::empty());
+        let is_ready = |index: Option<usize>| !events(index).is_empty();
+        Ok(Ready {
+            channel: is_ready(channel),
+            keeper: is_ready(keeper),
+            exec: is_ready(exec),
+            door: is_ready(door),
+            modes: events(modes),
+        })
     }
 
     fn time_left(&self, seen: &Seen) -> PollTimeout {
@@ -175,6 +189,11 @@ impl Watch<'_> {
                 (b"L", Some(fd)) => {
                     if let Some(broker) = &mut self.broker {
                         broker.listen(fd);
+                    }
+                }
+                (b"M", Some(fd)) => {
+                    if let Some(modes) = &mut self.modes {
+                        modes.listen(fd);
                     }
                 }
                 (b"T", Some(fd)) => {
@@ -375,6 +394,7 @@ struct Ready {
     keeper: bool,
     exec: bool,
     door: bool,
+    modes: PollFlags,
 }
 
 fn push<'fd>(fds: &mut Vec<(BorrowedFd<'fd>, PollFlags)>, fd: BorrowedFd<'fd>) -> usize {

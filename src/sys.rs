@@ -10,6 +10,7 @@ pub mod inode;
 pub mod landlock;
 pub mod mounts;
 pub mod net;
+pub mod notify;
 pub mod process;
 pub mod random;
 pub mod seccomp;

@@ -60,6 +60,7 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         net: choices.fact((), "network"),
         landlock: choices.fact(abi, "Landlock"),
         seccomp: choices.fact((), "seccomp"),
+        modes: choices.fact((), "seccomp that asks"),
         uids: choices.fact((), "UIDs"),
         uid_map: vec![[(0, u32::MAX), (0, 65536)][choices.below(2)]],
         ranges: choices.fact(ranges, "ranges"),

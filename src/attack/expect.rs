@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::host::Host;
 use crate::layer::Layer;
+use crate::plan::rules::Modes;
 use crate::plan::{Identity, Plan};
 
 mod rules;
@@ -112,6 +113,7 @@ impl Scene<'_> {
             "kill-all" if !alone => Some("it would signal every process of this user"),
             "stop-init" | "kill-init" if open() => Some("it would end the attacker's own cell and nobody else's"),
             "kill-victim" if open() => Some("the victim must live to remove what it made; kill-usr1 shows the right"),
+            "setpriority-user" | "ioprio-set-user" if open() => Some("it would slow every process of this user down"),
             "init-ptrace" | "init-mem" if open() => Some("process 1 is not one of ours"),
             "foreign-terminals" | "block-devices" | "kernel-devices" if open() => {
                 Some("the devices belong to somebody else")
@@ -178,6 +180,10 @@ impl Scene<'_> {
             Stop::Ports => {
                 when(plan.landlock.as_ref().is_some_and(|landlock| landlock.connect.is_some()), "landlock-net")
             }
+            Stop::PathSockets => has(Layer::PathSockets),
+            Stop::UnixSockets => when(filter.is_some_and(|filter| !filter.unix), "seccomp"),
+            Stop::Modes => when(filter.is_some_and(|filter| filter.modes == Modes::Asked), "launcher (modes of files)"),
+            Stop::OwnCgroup => when(plan.namespaces.cgroup, "root"),
             Stop::Filter => filter.map(|_| "seccomp"),
             Stop::Tracing => when(filter.is_some_and(|filter| !filter.ptrace), "seccomp"),
             Stop::OtherProcesses => when(filter.is_some_and(|filter| !filter.others), "seccomp"),

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +43,24 @@ pub(super) fn path(t: &Target) -> Tried {
 
 pub(super) fn tmp_path(t: &Target) -> Tried {
     hear_unix(t, UnixStream::connect(t.tmp_socket.as_deref().ok_or_else(|| t.lacks("tmp_socket"))?)?)
+}
+
+pub(super) fn host_path(t: &Target) -> Tried {
+    hear_unix(t, UnixStream::connect(t.host_socket.as_deref().ok_or_else(|| t.lacks("host_socket"))?)?)
+}
+
+/// A pair has no name, but its ends can be led elsewhere.
+pub(super) fn host_datagram(t: &Target) -> Tried {
+    let path = t.host_datagram.as_deref().ok_or_else(|| t.lacks("host_datagram"))?;
+    let by_own = || -> Tried {
+        UnixDatagram::unbound()?.send_to(b"x", path)?;
+        Ok("sent".into())
+    };
+    let by_pair = || -> Tried {
+        UnixDatagram::pair()?.0.send_to(b"x", path)?;
+        Ok("sent".into())
+    };
+    any([("socket", by_own()), ("pair", by_pair())].into_iter(), || absent("none"))
 }
 
 fn tcp_port(t: &Target) -> Result<u16, Miss> {

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::target::Target;
-use super::{Tried, broker, egress, files, ipc, kernel, proc, reach, signals, sockets};
+use super::{Tried, broker, egress, files, ipc, kernel, proc, reach, shared, signals, sockets};
 
 /// What an attack is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,6 +70,7 @@ pub const ATTACKS: &[Attack] = &[
     row("search-files", Class::Files, files::search, "search the files that changed of late for the secret", ""),
     row("cell-dir", Class::Files, files::cell_dir, "read the victim's cell from the host's side", ""),
     row("state-dir", Class::Names, files::state_dir, "list the cells of the host", ""),
+    row("chmod-state-dir", Class::Files, shared::chmod_state_dir, "change the mode of the launcher's own directory", ""),
     row("dot-dot", Class::Files, files::dot_dot, "climb out of the root by ..", "CVE-2024-21626"),
     row("write-outside", Class::Files, files::write_outside, "create a file anywhere in the root", ""),
     row("foreign-hard-link", Class::Files, files::foreign_hard_link, "hard link a system file into an own directory", ""),
@@ -115,6 +116,8 @@ pub const ATTACKS: &[Attack] = &[
     row("abstract-socket", Class::Sockets, sockets::abstract_name, "connect to an abstract socket", "CVE-2020-15257"),
     row("path-socket", Class::Sockets, sockets::path, "connect to a socket in a private directory", ""),
     row("tmp-socket", Class::Sockets, sockets::tmp_path, "connect to a socket in /tmp", ""),
+    row("host-socket", Class::Sockets, sockets::host_path, "connect to a socket with a path that is everybody's", ""),
+    row("host-datagram", Class::Sockets, sockets::host_datagram, "send to one, also by a pair of sockets", ""),
     row("tcp-connect", Class::Network, sockets::tcp, "connect to a loopback listener", ""),
     row("tcp-mapped", Class::Network, sockets::tcp_mapped, "the same by its IPv6 form", ""),
     row("mptcp-connect", Class::Network, sockets::mptcp, "the same by MPTCP, past Landlock", "landlock-lsm/linux#54"),
@@ -142,6 +145,7 @@ pub const ATTACKS: &[Attack] = &[
     row("socket-audit", Class::Sockets, sockets::audit, "talk to the audit system", ""),
     row("socket-netfilter", Class::Sockets, sockets::netfilter, "talk to the packet filter", "CVE-2022-32250"),
     row("socket-families", Class::Sockets, sockets::other_families, "families that no agent needs", "CVE-2017-6074"),
+    row("socket-pairs", Class::Sockets, shared::pairs, "pairs of sockets of other families", ""),
     row("sysv-shm", Class::Ipc, ipc::shm, "attach to shared memory by its id", "CVE-2015-7613"),
     row("sysv-msg", Class::Ipc, ipc::msg, "take a message out of a queue", ""),
     row("posix-mq", Class::Ipc, ipc::mq, "take a message out of a POSIX queue", "CVE-2017-11176"),
@@ -176,6 +180,11 @@ pub const ATTACKS: &[Attack] = &[
     row("read-kcore", Class::Kernel, kernel::kcore, "read kernel memory", ""),
     row("read-keys", Class::Kernel, kernel::keys, "list key rings", ""),
     row("read-timers", Class::Kernel, kernel::timers, "list everybody's timers", ""),
+    row("read-host-proc", Class::Kernel, shared::host_proc, "read locks, keys, disks and boot options of the host", ""),
+    row("cgroup-path", Class::Kernel, shared::cgroup_path, "learn the host's name for the own control group", ""),
+    row("aio-context", Class::Kernel, shared::aio, "take contexts that are counted for the host", ""),
+    row("lease-file", Class::Files, shared::lease, "hold up whoever opens a file", ""),
+    row("lock-shared", Class::Files, shared::lock, "lock a file that both read", ""),
     row("read-firmware", Class::Kernel, kernel::firmware, "list firmware and debug trees", ""),
     row("write-cgroup", Class::Kernel, kernel::cgroup, "leave or control the cgroup", "CVE-2022-0492"),
     row("raise-limits", Class::Scheduling, signals::own_limits, "raise a hard limit", ""),
@@ -190,6 +199,8 @@ pub const ATTACKS: &[Attack] = &[
     row("plant-file", Class::Files, files::create, "create a file in the victim's directory", ""),
     row("prlimit", Class::Scheduling, signals::limit, "change the victim's limits", ""),
     row("setpriority", Class::Scheduling, signals::renice, "change the victim's niceness", ""),
+    row("setpriority-user", Class::Scheduling, shared::renice_user, "change the niceness of the whole UID", ""),
+    row("ioprio-set-user", Class::Scheduling, shared::idle_user, "put the whole UID last on the disk", ""),
     row("sched-setaffinity", Class::Scheduling, signals::affinity, "pin the victim to one CPU", ""),
     row("sched-setscheduler", Class::Scheduling, signals::policy, "change the victim's scheduling policy", ""),
     row("ioprio-set", Class::Scheduling, signals::io_class, "put the victim last on the disk", ""),
@@ -202,6 +213,7 @@ pub const ATTACKS: &[Attack] = &[
     row("unlink-file", Class::Files, files::unlink, "remove a file", ""),
     row("kill-usr1", Class::Signals, signals::usr1, "signal the victim", ""),
     row("pidfd-signal", Class::Signals, signals::by_pidfd, "signal the victim by a descriptor", ""),
+    row("signal-by-owner", Class::Signals, shared::owner, "have the kernel signal the victim as owner of a descriptor", ""),
     row("kill-all", Class::Signals, signals::everybody, "signal everybody", ""),
     row("stop-init", Class::Signals, signals::stop_init, "stop the cell's process 1", ""),
     row("kill-victim", Class::Signals, signals::kill_victim, "kill the victim", ""),

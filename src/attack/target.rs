@@ -105,6 +105,10 @@ pub struct Target {
     pub host_tcp: Option<u16>,
     /// Added from outside: the port of a datagram socket there.
     pub host_udp: Option<u16>,
+    /// Added from outside: a socket with a path on the host that everybody may connect to.
+    pub host_socket: Option<PathBuf>,
+    /// Added from outside: one for datagrams.
+    pub host_datagram: Option<PathBuf>,
     /// Added from outside: attacks that must not be tried, and why.
     pub untried: BTreeMap<String, String>,
     /// Added from outside: nothing else than victim and attacker can be reached by kill(-1).

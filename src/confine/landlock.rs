@@ -27,6 +27,10 @@ pub fn enter(plan: &Landlock, places: &Places, work: Option<BorrowedFd<'_>>) -> 
     if status.ruleset != RulesetStatus::FullyEnforced {
         return Err(("enter the whole Landlock domain".into(), Errno::EOPNOTSUPP));
     }
+    if plan.path_sockets {
+        let closed = crate::sys::landlock::close_path_sockets();
+        closed.map_err(|errno| ("keep sockets with a path out of the Landlock domain".into(), errno))?;
+    }
     Ok(())
 }
 

@@ -23,6 +23,7 @@ pub fn set(limits: &Limits) -> Result<(), Errno> {
     usual_stack()?;
     at_most(Resource::RLIMIT_MEMLOCK, 64 << 20)?;
     at_most(Resource::RLIMIT_MSGQUEUE, 1 << 20)?;
+    at_most(Resource::RLIMIT_SIGPENDING, 4096)?;
     at_most(Resource::RLIMIT_NICE, 0)?;
     at_most(Resource::RLIMIT_RTPRIO, 0)
 }

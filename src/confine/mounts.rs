@@ -134,10 +134,13 @@ impl Tree<'_> {
         }
         self.hide()?;
         for Shown { path, kind } in &self.root.shown {
-            if !matches!(kind, Kind::Link(_)) {
-                bind(path, inside(path))?;
-                read_only(inside(path))?;
+            match kind {
+                Kind::Link(_) => continue,
+                Kind::File => bind_file(path, inside(path))?,
+                // Nothing but a directory is mounted over one (ENOTDIR).
+                Kind::Directory => bind(path, inside(path))?,
             }
+            read_only(inside(path))?;
         }
         self.devices()?;
         self.proc()?;
@@ -332,6 +335,19 @@ fn read_only(path: impl AsRef<Path>) -> Done {
 fn restrict(path: &Path, read_only: bool) -> Done {
     let object = || format!("restrict {}", path.display());
     sys::mounts::restrict_tree(path, read_only, false).map_err(|errno| failure(errno, &object()))
+}
+
+/// Binds a regular file, or nothing: since it was looked at, whoever owns its directory may have put a socket, a device
+/// or a link into its place.
+fn bind_file(from: &Path, to: &Path) -> Done {
+    let object = || format!("show {}", from.display());
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let here = openat(AT_FDCWD, from, flags, Mode::empty()).map_err(|errno| failure(errno, &object()))?;
+    let stat = fstat(&here).map_err(|errno| plain(errno, &object()))?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(plain(Errno::ESTALE, &object()));
+    }
+    bind(format!("/proc/self/fd/{}", here.as_raw_fd()), to)
 }
 
 /// Binds the directory that was checked, or nothing: whoever owns a parent of it could put another into its place.

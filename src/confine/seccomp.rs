@@ -2,7 +2,7 @@
 //! and that have led out of sandboxes, and closes what Landlock's TCP rules leave open.
 #![forbid(unsafe_code)]
 
-use crate::plan::rules::Filter;
+use crate::plan::rules::{Filter, Modes};
 use crate::sys::seccomp::Instruction;
 
 type Block = Vec<Instruction>;
@@ -88,6 +88,13 @@ const NEVER_HERE: &[libc::c_long] = &[
 #[cfg(target_arch = "aarch64")]
 const NEVER_HERE: &[libc::c_long] = &[];
 
+/// Newer than the C library's list; calls from 424 on have one number on every machine.
+const FCHMODAT2: libc::c_long = 452;
+const SETXATTRAT: libc::c_long = 463;
+const REMOVEXATTRAT: libc::c_long = 466;
+const OPEN_TREE_ATTR: libc::c_long = 467;
+const FILE_SETATTR: libc::c_long = 469;
+
 const MOUNTS: &[libc::c_long] = &[
     libc::SYS_chroot,
     libc::SYS_fsconfig,
@@ -98,6 +105,7 @@ const MOUNTS: &[libc::c_long] = &[
     libc::SYS_mount_setattr,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_pivot_root,
     libc::SYS_umount2,
 ];
@@ -132,9 +140,56 @@ const OTHERS: &[(libc::c_long, u32)] = &[
     (libc::SYS_sched_setattr, 0),
     (libc::SYS_sched_setparam, 0),
     (libc::SYS_sched_setscheduler, 0),
-    (libc::SYS_setpriority, 1),
-    (libc::SYS_ioprio_set, 1),
 ];
+
+/// The same, of a process, a process group or a user by the first argument. The 0 of a user stands for every process
+/// that has the caller's UID, whichever cell it is in.
+const OTHERS_BY_KIND: &[(libc::c_long, u32)] =
+    &[(libc::SYS_setpriority, libc::PRIO_USER), (libc::SYS_ioprio_set, IOPRIO_WHO_USER)];
+/// ioprio_set(2).
+const IOPRIO_WHO_USER: u32 = 3;
+
+/// Changes of modes, owners and times, which Landlock has no right for. The launcher makes them, see
+/// [`crate::supervise::modes`].
+const MODES: &[libc::c_long] =
+    &[libc::SYS_fchmod, libc::SYS_fchmodat, FCHMODAT2, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat];
+#[cfg(target_arch = "x86_64")]
+const MODES_HERE: &[libc::c_long] =
+    &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes];
+#[cfg(not(target_arch = "x86_64"))]
+const MODES_HERE: &[libc::c_long] = &[];
+
+/// All that the launcher is asked about.
+pub const ASKED: [&[libc::c_long]; 2] = [MODES, MODES_HERE];
+
+/// Changes of attributes, for which Landlock has no right either. Programs that copy attributes do without them where a
+/// file system says that it has none (EOPNOTSUPP), and report EPERM as a failure.
+const ATTRIBUTES: &[libc::c_long] = &[
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    SETXATTRAT,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
+];
+
+/// Their ioctl(2) twins, which an owner may ask of a file that he has open for reading: FS_IOC_SETFLAGS, for 32 bits
+/// too, FS_IOC_SETVERSION, FS_IOC_FSSETXATTR, FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY,
+/// BTRFS_IOC_SUBVOL_SETFLAGS.
+const FLAGS: [u32; 7] = [0x4008_6602, 0x4004_6602, 0x4008_7602, 0x401c_5820, 0x4080_6685, 0x800c_6613, 0x4008_941a];
+
+/// FIOSETOWN and SIOCSPGRP: F_SETOWN of fcntl(2) by another door.
+const SET_OWNER: [u32; 2] = [0x8901, 0x8902];
+
+/// fcntl(2): F_SETLEASE, F_SETDELEG, F_NOTIFY, F_SETSIG, F_SETOWN_EX.
+const F_SETLEASE: u32 = 1024;
+const F_SETDELEG: u32 = 1040;
+const F_NOTIFY: u32 = 1026;
+const F_SETSIG: u32 = 10;
+const F_SETOWN_EX: u32 = 15;
 
 /// Compiles the filter. The kernel walks it once for each system call number when it is loaded, so it is a balanced
 /// tree: a list of as many comparisons takes twice as long to load.
@@ -177,13 +232,23 @@ fn rules(filter: &Filter) -> Vec<(u32, Block)> {
     }
     if !filter.others {
         OTHERS.iter().for_each(|&(number, index)| add(number, only_self(index)));
+        OTHERS_BY_KIND.iter().for_each(|&(number, user)| add(number, only_self_by_kind(user)));
         add(libc::SYS_kill, one_of(0, &[(u32::MAX, libc::EPERM)]));
     }
-    // The input queue of a terminal is the shell's that gets it back (CVE-2016-2568, CVE-2023-28339).
-    let terminal = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCSETD as u32, libc::TIOCCONS as u32];
-    add(libc::SYS_ioctl, one_of(1, &terminal.map(|request| (request, libc::EPERM))));
+    if filter.modes == Modes::Asked {
+        ASKED.concat().iter().for_each(|&number| add(number, vec![ret(libc::SECCOMP_RET_USER_NOTIF)]));
+        ATTRIBUTES.iter().for_each(|&number| add(number, vec![errno(libc::EOPNOTSUPP)]));
+        // No C library has called it for fifteen years.
+        #[cfg(target_arch = "x86_64")]
+        add(libc::SYS_futimesat, vec![errno(libc::ENOSYS)]);
+    }
+    // Contexts are counted for the whole host (fs.aio-max-nr). Databases and libaio do without where a kernel has none.
+    add(libc::SYS_io_setup, vec![errno(libc::ENOSYS)]);
+    add(libc::SYS_fcntl, fcntl(filter));
+    add(libc::SYS_ioctl, ioctl(filter));
     add(libc::SYS_personality, personality());
     add(libc::SYS_socket, socket(filter));
+    add(libc::SYS_socketpair, socketpair(filter));
     if !filter.listen {
         add(libc::SYS_listen, vec![errno(libc::EPERM)]);
     }
@@ -195,8 +260,53 @@ fn rules(filter: &Filter) -> Vec<(u32, Block)> {
     rules
 }
 
-/// Unix, route (name resolution asks it for addresses), and plain TCP and UDP. MPTCP goes round Landlock's rules, and
-/// the exotic families are a store of kernel bugs.
+/// A lease or a delegation on a file that others have, too, holds their open(2) up. EACCES is what a file of somebody
+/// else's answers. dnotify is a signal from a descriptor, and there has been inotify since 2005: EINVAL, as without
+/// CONFIG_DNOTIFY. An owner of a descriptor is signalled by the kernel, and may be any process of the UID.
+fn fcntl(filter: &Filter) -> Block {
+    let mut values = vec![(F_SETLEASE, libc::EACCES), (F_SETDELEG, libc::EACCES), (F_NOTIFY, libc::EINVAL)];
+    if !filter.others {
+        values.extend([libc::F_SETOWN as u32, F_SETSIG, F_SETOWN_EX].map(|command| (command, libc::EPERM)));
+    }
+    one_of(1, &values)
+}
+
+/// The input queue of a terminal is the shell's that gets it back (CVE-2016-2568, CVE-2023-28339).
+fn ioctl(filter: &Filter) -> Block {
+    let terminal = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCSETD as u32, libc::TIOCCONS as u32];
+    let mut values = terminal.map(|request| (request, libc::EPERM)).to_vec();
+    if !filter.others {
+        values.extend(SET_OWNER.map(|request| (request, libc::EPERM)));
+    }
+    if filter.modes == Modes::Asked {
+        // As a file system without flags.
+        values.extend(FLAGS.map(|request| (request, libc::ENOTTY)));
+    }
+    one_of(1, &values)
+}
+
+/// Pairs have no name, so that programs that speak with their children keep them where they may make no other Unix
+/// socket. Not of datagrams: connect(2) and sendto(2) lead such a socket anywhere. Of other families there are none
+/// (`EOPNOTSUPP`), but the kernel makes two sockets before it says so.
+fn socketpair(filter: &Filter) -> Block {
+    let mut unix = Vec::new();
+    if filter.unix {
+        unix.push(ret(ALLOW));
+    } else {
+        unix.extend([load(argument(1)), instruction(AND, 0xf)]);
+        for kind in [libc::SOCK_STREAM, libc::SOCK_SEQPACKET] {
+            unix.extend(when(IF_EQUAL, kind as u32, vec![ret(ALLOW)], Vec::new()));
+        }
+        unix.push(errno(libc::ESOCKTNOSUPPORT));
+    }
+    let mut block = vec![load(argument(0))];
+    block.extend(when(IF_EQUAL, libc::AF_UNIX as u32, unix, vec![errno(libc::EAFNOSUPPORT)]));
+    block
+}
+
+/// Unix where no path leads to a socket of somebody else's, route (name resolution asks it for addresses), and plain TCP
+/// and UDP. MPTCP goes round Landlock's rules, and the exotic families are a store of kernel bugs. EAFNOSUPPORT is what
+/// programs know of kernels without a family: nscd, X11 and the journal are then not asked.
 fn socket(filter: &Filter) -> Block {
     let no_family = errno(libc::EAFNOSUPPORT);
     let no_protocol = errno(libc::EPROTONOSUPPORT);
@@ -213,7 +323,9 @@ fn socket(filter: &Filter) -> Block {
     }
     internet.push(no_protocol);
     let mut block = vec![load(argument(0))];
-    block.extend(when(IF_EQUAL, libc::AF_UNIX as u32, vec![ret(ALLOW)], Vec::new()));
+    if filter.unix {
+        block.extend(when(IF_EQUAL, libc::AF_UNIX as u32, vec![ret(ALLOW)], Vec::new()));
+    }
     if filter.inet {
         block.extend(when(IF_EQUAL, libc::AF_INET as u32, internet.clone(), Vec::new()));
         block.extend(when(IF_EQUAL, libc::AF_INET6 as u32, internet, Vec::new()));
@@ -244,6 +356,14 @@ fn unless_clear(index: u32, bits: u32) -> Block {
 /// The caller itself: 0.
 fn only_self(index: u32) -> Block {
     unless_clear(index, u32::MAX)
+}
+
+/// The caller itself, or its process group: 0, and of no user.
+fn only_self_by_kind(user: u32) -> Block {
+    let mut block = vec![load(argument(0))];
+    block.extend(when(IF_EQUAL, user, vec![errno(libc::EPERM)], Vec::new()));
+    block.extend(only_self(1));
+    block
 }
 
 fn one_of(index: u32, values: &[(u32, i32)]) -> Block {
@@ -310,8 +430,17 @@ fn errno(number: i32) -> Instruction {
 mod tests {
     use super::*;
 
-    const STRICT: Filter =
-        Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: false, listen: false, others: false };
+    const STRICT: Filter = Filter {
+        ptrace: false,
+        namespaces: false,
+        ipc: false,
+        unix: false,
+        inet: true,
+        udp: false,
+        listen: false,
+        others: false,
+        modes: Modes::Asked,
+    };
 
     /// What the kernel would do with this program and call.
     fn run(program: &[Instruction], number: i64, arguments: &[u32]) -> u32 {
@@ -354,12 +483,76 @@ mod tests {
     }
 
     #[test]
+    fn nobody_but_the_caller_is_named() {
+        let program = compile(&STRICT);
+        let said = |number: i64, arguments: &[u32]| match run(&program, number, arguments) {
+            ALLOW => 0,
+            answer => (answer & 0xffff) as i32,
+        };
+        for (number, user) in [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)] {
+            assert_eq!((said(number, &[1, 0]), said(number, &[1, 7])), (0, libc::EPERM), "{number}");
+            assert_eq!((said(number, &[user, 0]), said(number, &[user, 7])), (libc::EPERM, libc::EPERM), "{number}");
+        }
+        for (command, errno) in [(F_SETLEASE, libc::EACCES), (F_SETDELEG, libc::EACCES), (F_NOTIFY, libc::EINVAL)] {
+            assert_eq!(said(libc::SYS_fcntl, &[3, command]), errno, "{command}");
+        }
+        let others = compile(&Filter { others: true, ..STRICT });
+        for command in [libc::F_SETOWN as u32, F_SETSIG, F_SETOWN_EX] {
+            assert_eq!(said(libc::SYS_fcntl, &[3, command]), libc::EPERM, "{command}");
+            assert_eq!(run(&others, libc::SYS_fcntl, &[3, command]), ALLOW, "{command}");
+        }
+        for command in [libc::F_DUPFD_CLOEXEC, libc::F_SETFD, libc::F_SETFL, libc::F_SETLK, libc::F_OFD_SETLKW] {
+            assert_eq!(said(libc::SYS_fcntl, &[3, command as u32]), 0, "{command}");
+        }
+        assert_eq!(said(libc::SYS_io_setup, &[]), libc::ENOSYS);
+    }
+
+    #[test]
+    fn modes_are_asked_of_the_launcher_where_the_uid_is_shared() {
+        let asked = compile(&STRICT);
+        let free = compile(&Filter { modes: Modes::Free, ..STRICT });
+        for number in ASKED.concat() {
+            assert_eq!(run(&asked, number, &[]), libc::SECCOMP_RET_USER_NOTIF, "{number}");
+            assert_eq!(run(&free, number, &[]), ALLOW, "{number}");
+        }
+        for &number in ATTRIBUTES {
+            assert_eq!(run(&asked, number, &[]) & 0xffff, libc::EOPNOTSUPP as u32, "{number}");
+            assert_eq!(run(&free, number, &[]), ALLOW, "{number}");
+        }
+        for request in FLAGS {
+            assert_eq!(run(&asked, libc::SYS_ioctl, &[3, request]) & 0xffff, libc::ENOTTY as u32, "{request:x}");
+            assert_eq!(run(&free, libc::SYS_ioctl, &[3, request]), ALLOW, "{request:x}");
+        }
+    }
+
+    #[test]
+    fn pairs_of_sockets_lead_nowhere() {
+        let pair = |filter: &Filter, family: i32, kind: i32| {
+            run(&compile(filter), libc::SYS_socketpair, &[family as u32, kind as u32, 0]) == ALLOW
+        };
+        let open = Filter { unix: true, ..STRICT };
+        for filter in [&STRICT, &open] {
+            assert!(pair(filter, libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC));
+            assert!(pair(filter, libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK));
+            // Raw Unix sockets are datagrams.
+            for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+                assert_eq!(pair(filter, libc::AF_UNIX, kind), filter.unix);
+            }
+            for family in [libc::AF_INET, libc::AF_INET6, libc::AF_TIPC, libc::AF_NETLINK, libc::AF_VSOCK] {
+                assert!(!pair(filter, family, libc::SOCK_STREAM) && !pair(filter, family, libc::SOCK_DGRAM));
+            }
+        }
+    }
+
+    #[test]
     fn sockets_are_the_plain_ones() {
         let program = compile(&STRICT);
         let open = |family: i32, kind: i32, protocol: i32| {
             run(&program, libc::SYS_socket, &[family as u32, kind as u32, protocol as u32]) == ALLOW
         };
-        assert!(open(libc::AF_UNIX, libc::SOCK_STREAM, 0));
+        assert!(!open(libc::AF_UNIX, libc::SOCK_STREAM, 0) && !open(libc::AF_UNIX, libc::SOCK_DGRAM, 0));
+        let unix = compile(&Filter { unix: true, ..STRICT });
+        assert_eq!(run(&unix, libc::SYS_socket, &[libc::AF_UNIX as u32, 1, 0]), ALLOW);
         assert!(
             open(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 6)
                 && open(libc::AF_INET6, libc::SOCK_STREAM, 0)

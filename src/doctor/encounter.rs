@@ -123,6 +123,7 @@ impl Stage<'_> {
         target.launcher_pid = Some(launcher);
         target.host_tcp = Some(self.upstream.tcp_port());
         target.host_udp = self.upstream.udp_port();
+        [target.host_socket, target.host_datagram] = self.upstream.paths().map_or([None, None], |both| both.map(Some));
         target.host_pid = if scene.victim.namespaces.pid {
             target.victims().ok().and_then(|pids| pids.first().copied())
         } else {

@@ -10,7 +10,8 @@ impl Host {
     /// for another reason than a missing feature is a failure, never a reason to run with less.
     pub fn learn(&mut self, step: Step, errno: Errno) -> bool {
         use Errno::{
-            EACCES, EAFNOSUPPORT, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EROFS, EUSERS,
+            EACCES, EAFNOSUPPORT, EBUSY, EINVAL, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EROFS,
+            EUSERS,
         };
         if step == Step::Descriptors {
             return std::mem::replace(&mut self.private_descriptors, false);
@@ -18,7 +19,7 @@ impl Host {
         // gVisor with the host's network grants a namespace without any family in it.
         if !matches!(
             errno,
-            EACCES | EAFNOSUPPORT | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS
+            EACCES | EAFNOSUPPORT | EBUSY | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS
         ) && !(step == Step::OomOrder && matches!(errno, ENOENT | EROFS))
         {
             return false;
@@ -50,6 +51,10 @@ impl Host {
                 lose(&mut self.landlock, said, "use a kernel from 5.13 on with landlock in its lsm= list")
             }
             Step::Seccomp => lose(&mut self.seccomp, said, "use a kernel with CONFIG_SECCOMP_FILTER"),
+            // EBUSY: whoever started us answers for its own filter already, and there is one such place.
+            Step::Modes => {
+                lose(&mut self.modes, said, "allow a seccomp filter that asks (SECCOMP_FILTER_FLAG_NEW_LISTENER)")
+            }
             Step::Descriptors => false,
             Step::OomOrder => {
                 lose(&mut self.oom_order, said, "mount /proc writable, and let the launcher's user read its program")
@@ -93,10 +98,12 @@ pub enum Step {
     Listen,
     /// Writing oom_score_adj.
     OomOrder,
+    /// A filter that asks the launcher.
+    Modes,
 }
 
 impl Step {
-    const ALL: [Step; 13] = [
+    const ALL: [Step; 14] = [
         Step::Clone,
         Step::UserMap,
         Step::Uts,
@@ -110,6 +117,7 @@ impl Step {
         Step::Pivot,
         Step::Listen,
         Step::OomOrder,
+        Step::Modes,
     ];
 
     /// From its number in a message of the child's.
@@ -132,6 +140,7 @@ impl Step {
             Step::Pivot => "pivot_root(2)",
             Step::Listen => "a listener in a network namespace",
             Step::OomOrder => "/proc/self/oom_score_adj",
+            Step::Modes => "a seccomp filter that asks",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What becomes of each layer on a host.
 #![forbid(unsafe_code)]
 
-use super::{Apart, Namespaces, Planned, broker, hold};
+use super::{Apart, Namespaces, Planned, broker, hold, rules};
 use crate::cli::Require;
 use crate::host::groups::{self, Group};
 use crate::host::{Cgroups, Counts, Fact, Host, Lack, Maker, capability};
@@ -73,8 +73,8 @@ pub fn decide(given: Given<'_>) -> Vec<Planned> {
 }
 
 /// What keeps this run's cell from those beside it, whether the policy asks for that or not.
-pub fn apart(request: &Request, on: &On) -> Apart {
-    match in_space(request, |layer| on.has(layer)) {
+pub fn apart(request: &Request, host: &Host, on: &On) -> Apart {
+    match in_space(request, host, |layer| on.has(layer)) {
         Some(_) => Apart::InSpace,
         None if on.has(Layer::Alone) => Apart::InTime,
         None => Apart::Neither,
@@ -129,6 +129,7 @@ fn can(layer: Layer, given: Given<'_>) -> Can {
         Layer::LandlockFs => landlock(host, 1, "files"),
         Layer::LandlockNet => landlock_net(given),
         Layer::LandlockScope => landlock(host, 6, "signals and abstract sockets"),
+        Layer::PathSockets => path_sockets(given),
         Layer::Seccomp => of(&host.seccomp, |()| "filter as a tree".into()),
         Layer::Capabilities => capabilities(given),
         Layer::NoNewPrivs => Can::Enforce("set before anything else is given up".into()),
@@ -140,28 +141,56 @@ fn can(layer: Layer, given: Given<'_>) -> Can {
         Layer::Settings if agent.settings.is_none() => Can::Off(format!("{} has no settings", agent.title)),
         Layer::Settings => settings(given),
         Layer::Alone if request.beside => Can::Off("this cell is wanted beside others (--beside)".into()),
-        Layer::Alone => Can::Enforce(match in_space(request, |layer| in_force(layer, given)) {
+        Layer::Alone => Can::Enforce(match in_space(request, host, |layer| in_force(layer, given)) {
             Some(by) => format!("in space: {by}"),
             None => "in time: one cell at a time of the agent's UID in this network namespace".into(),
         }),
     }
 }
 
-/// What keeps cells under one launcher apart in space: neither reads, changes or traces what is another's. Namespaces
-/// without a private root and a PID namespace do not: files and /proc stay those of the UID.
-fn in_space(request: &Request, on: impl Fn(Layer) -> bool) -> Option<&'static str> {
-    let own_directory = matches!(request.workspace, Workspace::Directory(_));
-    if on(Layer::Uid) && !own_directory {
+/// What keeps cells under one launcher apart in space: neither reads, changes, signals or traces what is another's.
+/// Namespaces without a private root and a PID namespace do not: files and /proc stay those of the UID. Landlock does
+/// where it knows signals (ABI 6), and where the launcher answers for what it has no right for: modes, owners and times.
+fn in_space(request: &Request, host: &Host, on: impl Fn(Layer) -> bool + Copy) -> Option<&'static str> {
+    if on(Layer::Uid) && !own_directory(request) {
         Some("a UID of its own")
     } else if on(Layer::Root) && on(Layer::Pid) {
         Some("a private root and a PID namespace")
-    } else if on(Layer::LandlockFs) && on(Layer::LandlockScope) {
-        Some("Landlock for files and signals")
-    } else if on(Layer::LandlockFs) {
-        Some("Landlock for files; signals and modes of files cross it")
+    } else if asks_for_modes(request, host, on) && on(Layer::LandlockScope) {
+        Some("Landlock for files and signals, and the launcher for modes, owners and times of files")
     } else {
         None
     }
+}
+
+/// The agent has the UID of whoever owns the directory, and so has every other run in one of his.
+fn own_directory(request: &Request) -> bool {
+    matches!(request.workspace, Workspace::Directory(_))
+}
+
+/// Whether the agent asks the launcher for modes, owners and times of files: others have its UID, and nothing but
+/// Landlock keeps it from their files.
+pub fn asks_for_modes(request: &Request, host: &Host, on: impl Fn(Layer) -> bool) -> bool {
+    let own_uid = on(Layer::Uid) && !own_directory(request);
+    !own_uid && !on(Layer::Root) && on(Layer::LandlockFs) && on(Layer::Seccomp) && host.modes.get().is_ok()
+}
+
+/// Landlock has a right for sockets with a path from ABI 9 on. Before, and without, an agent reaches by them whatever
+/// serves its UID, or everybody: the user's service manager, ssh-agent, a container engine.
+fn path_sockets(given: Given<'_>) -> Can {
+    if in_force(Layer::Root, given) {
+        return Can::Enforce("the private root shows none but the workspace's".into());
+    }
+    if in_force(Layer::LandlockFs, given) && rules::knows_path_sockets(given.host) {
+        return Can::Enforce("Landlock, for those that others made".into());
+    }
+    if in_force(Layer::Seccomp, given) {
+        return Can::Enforce("no Unix socket can be made but pairs (socketpair(2))".into());
+    }
+    Can::Lack(Lack::new(
+        "neither a private root nor Landlock nor a filter keeps the agent from sockets with a path, and so from what services do for its UID",
+        "use a host with mount namespaces or seccomp",
+    ))
 }
 
 fn of<T>(fact: &Fact<T>, how: impl FnOnce(&T) -> String) -> Can {
@@ -302,7 +331,7 @@ fn net_of_broker(given: Given<'_>) -> Can {
             format!("{remedy}{others}; or change `network.least` of the policy"),
         ));
     }
-    let why = match held.open(in_space(request, on).is_none()) {
+    let why = match held.open(in_space(request, host, on).is_none()) {
         Some(open) => format!("{why}; without it {open}"),
         None => why.to_owned(),
     };
@@ -460,6 +489,7 @@ impl On {
         let [pid, mount, ipc, uts, net] =
             [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net].map(|layer| self.has(layer));
         let any = pid || mount || ipc || uts || net;
-        Namespaces { user: any && self.via_user_namespace, pid, mount, ipc, uts, net }
+        // Control groups are shown in /proc, and only a cell with a root of its own has one of its own.
+        Namespaces { user: any && self.via_user_namespace, pid, mount, ipc, uts, net, cgroup: mount }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::layers::On;
+use super::layers::{self, On};
 use crate::host::{Host, Kind};
 use crate::layer::Layer;
 use crate::policy::{NetworkMode, Policy};
@@ -29,6 +29,8 @@ pub struct Landlock {
     pub bind: Option<Vec<u16>>,
     /// Signals and abstract sockets stay in the domain.
     pub scope: bool,
+    /// Sockets with a path that were made outside of the domain are not connected to.
+    pub path_sockets: bool,
 }
 
 /// What may be done below a place.
@@ -88,14 +90,29 @@ pub struct Filter {
     pub namespaces: bool,
     /// SysV IPC and POSIX queues are allowed: they are the cell's own.
     pub ipc: bool,
+    /// Unix sockets are allowed, and not only pairs of them.
+    pub unix: bool,
     /// Internet sockets are allowed.
     pub inet: bool,
     /// UDP sockets are allowed.
     pub udp: bool,
     /// Sockets may listen. Landlock has no rule for one that was not bound and so gets a port of the kernel's.
     pub listen: bool,
-    /// Scheduling, limits and kill(-1) may name other processes: all of them are the cell's own.
+    /// Scheduling, limits, kill(-1) and owners of descriptors may name other processes: all of them are the cell's own.
     pub others: bool,
+    /// Who changes modes, owners and times of files.
+    pub modes: Modes,
+}
+
+/// Who changes modes, owners and times of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Modes {
+    /// The agent.
+    Free,
+    /// The launcher, where the agent asks it to and the file is the cell's own: others have the agent's UID, and Landlock
+    /// has no right for it.
+    Asked,
 }
 
 /// Devices that every program may need. Their nodes are the host's, so nothing else of /dev is shown.
@@ -154,6 +171,7 @@ pub fn landlock(policy: &Policy, request: &Request, host: &Host, on: &On, networ
         broker: net && brokered,
         bind: policy.network.bind.list().filter(|_| net).map(<[u16]>::to_vec),
         scope,
+        path_sockets: files && on.has(Layer::PathSockets) && knows_path_sockets(host),
     })
 }
 
@@ -180,12 +198,30 @@ pub fn brokers_landlock(host: &Host, on: &On, ports: impl Iterator<Item = u16>) 
         broker: false,
         bind: (abi >= 4).then(Vec::new),
         scope: abi >= 6,
+        path_sockets: abi >= PATH_SOCKETS,
     })
 }
 
 /// The broker's filter.
-pub const BROKERS_FILTER: Filter =
-    Filter { ptrace: false, namespaces: false, ipc: false, inet: true, udp: true, listen: true, others: false };
+pub const BROKERS_FILTER: Filter = Filter {
+    ptrace: false,
+    namespaces: false,
+    ipc: false,
+    unix: false,
+    inet: true,
+    udp: true,
+    listen: true,
+    others: false,
+    modes: Modes::Free,
+};
+
+/// The ABI from which on Landlock has a right for sockets with a path.
+pub const PATH_SOCKETS: u32 = 9;
+
+/// Whether this kernel's Landlock keeps a domain from sockets with a path.
+pub fn knows_path_sockets(host: &Host) -> bool {
+    host.landlock.get().is_ok_and(|abi| *abi >= PATH_SOCKETS)
+}
 
 fn file_rules(host: &Host, on: &On, listed: Option<&[String]>) -> Vec<FileRule> {
     let few = listed.is_some();
@@ -229,16 +265,20 @@ fn host_rules(host: &Host, visible: Access) -> Vec<FileRule> {
 }
 
 /// The filter, where the layer is in force.
-pub fn filter(policy: &Policy, on: &On, network: NetworkMode) -> Option<Filter> {
+pub fn filter(policy: &Policy, request: &Request, host: &Host, on: &On, network: NetworkMode) -> Option<Filter> {
     let own_net = on.has(Layer::Net);
     on.has(Layer::Seccomp).then_some(Filter {
         // Without a fence between UIDs of the same number ptrace(2) would reach other cells.
         ptrace: policy.kernel.ptrace && (on.has(Layer::Pid) || on.has(Layer::Uid) || on.has(Layer::LandlockFs)),
         namespaces: policy.kernel.nested_namespaces,
         ipc: on.has(Layer::Ipc),
+        unix: !on.has(Layer::PathSockets)
+            || on.has(Layer::Root)
+            || on.has(Layer::LandlockFs) && knows_path_sockets(host),
         inet: own_net || network != NetworkMode::None,
         udp: own_net || (network == NetworkMode::Host && policy.network.udp),
         listen: !(hosts_broker(network, on) && on.has(Layer::LandlockNet)) || policy.network.bind.list() != Some(&[]),
         others: on.has(Layer::Pid),
+        modes: if layers::asks_for_modes(request, host, |layer| on.has(layer)) { Modes::Asked } else { Modes::Free },
     })
 }

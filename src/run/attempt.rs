@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
+use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
 use super::brokered::{Handed, Words, dismiss};
@@ -28,12 +29,13 @@ use crate::files;
 use crate::host::Step;
 use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
-use crate::plan::{Apart, Identity, Plan};
+use crate::plan::{Apart, Identity, Plan, rules};
 use crate::progress::{Progress, Stage};
 use crate::report::{Timings, Usage};
 use crate::resume::Resume;
 use crate::secret::Secret;
 use crate::state::State;
+use crate::supervise::modes::Modes;
 use crate::supervise::relay::Relay;
 use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
@@ -89,6 +91,7 @@ struct Ends {
     keeper: Option<(Channel, Channel)>,
     exec_failed: OwnedFd,
     relays: Vec<Relay>,
+    modes: Option<Modes>,
 }
 
 /// A cloned child and what must be undone after it.
@@ -191,6 +194,23 @@ impl Run<'_> {
         }
     }
 
+    /// What answers for modes of files, where the filter asks. Without a private root HOME, TMPDIR and workspace are
+    /// directories.
+    fn modes(&self, plan: &Plan, prepared: &Prepared) -> Result<Option<Modes>> {
+        if plan.filter.is_none_or(|filter| filter.modes == rules::Modes::Free) {
+            return Ok(None);
+        }
+        let Prepared { places, cell, agent, .. } = prepared;
+        let cannot = |error| Error::new("hold the cell's directories", error).hint("raise the limit on open files");
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let of_cell = [&places.home, &places.tmp, &places.work];
+        let named = of_cell.iter().filter_map(|path| path.strip_prefix(&cell.path).ok());
+        let own = named.map(|name| openat(cell.dir(), name, flags, Mode::empty()).map_err(cannot));
+        let kept = self.kept.iter().map(|kept| openat(&kept.directory.fd, ".", flags, Mode::empty()).map_err(cannot));
+        let own = own.chain(kept).collect::<Result<Vec<OwnedFd>>>()?;
+        Ok(Some(Modes::new(own, (*agent != self.launcher).then_some(*agent))))
+    }
+
     /// This process is the keeper.
     fn keep(&self, plan: &Plan, prepared: Prepared, ward: Ward) -> ! {
         let Prepared { cell, lease, agent, alone, .. } = prepared;
@@ -219,7 +239,7 @@ impl Run<'_> {
         let child = match self.fork(plan, theirs.is_some()) {
             Ok((Fork::Child, raised)) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
-                drop((ends.channel, ends.exec_failed, ends.relays, keeper, listener));
+                drop((ends.channel, ends.exec_failed, ends.relays, ends.modes, keeper, listener));
                 let Some(channel) = theirs else { confinement.start() };
                 let ward = keeper::start(confinement, clone_flags(&plan.namespaces), channel);
                 raised.iter().for_each(Raised::restore_in_keeper);
@@ -244,6 +264,7 @@ impl Run<'_> {
             grace: plan.grace,
             relays: ends.relays,
             terminal: terminal.take(),
+            modes: ends.modes,
             broker: self.broker(plan, prepared.words, prepared.agent, listener),
             top: None,
             started: None,
@@ -319,7 +340,8 @@ impl Run<'_> {
         };
         let pair = || Channel::pair().map_err(cannot("open a channel to the keeper"));
         let keeper = (!plan.namespaces.pid).then(pair).transpose()?;
-        Ok((confinement, Ends { channel: ours, keeper, exec_failed: exec_read, relays }))
+        let modes = self.modes(plan, prepared)?;
+        Ok((confinement, Ends { channel: ours, keeper, exec_failed: exec_read, relays, modes }))
     }
 
     /// Stays with the child to its end, ends what it leaves, and wipes the cell.

@@ -219,7 +219,7 @@ impl Posture<'_> {
             ("pid", "pid"),
             ("user", "user"),
             ("uts", "uts"),
-            ("cgroup", ""),
+            ("cgroup", "cgroup"),
             ("time", ""),
         ] {
             let own = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();

@@ -46,6 +46,7 @@ pub fn full() -> Host {
         net: Fact::Has(()),
         landlock: Fact::Has(7),
         seccomp: Fact::Has(()),
+        modes: Fact::Has(()),
         authorities: Fact::Has("/etc/ssl/cert.pem".into()),
         uids: Fact::Has(()),
         uid_map: vec![(0, u32::MAX)],

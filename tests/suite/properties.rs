@@ -4,6 +4,7 @@
 use oubliette::host::groups::Group;
 use oubliette::host::{Cgroups, Fact, Host, Maker, capability};
 use oubliette::layer::{Layer, Want};
+use oubliette::plan::rules::Modes;
 use oubliette::plan::{Apart, Credential, Denied, Identity, Plan};
 use oubliette::policy::agent::AgentSpec;
 use oubliette::policy::deny::Class;
@@ -85,6 +86,10 @@ fn missing(layer: Layer, plan: &Plan, host: &Host) -> Option<&'static str> {
         Layer::LandlockFs => need(abi >= 1, "Landlock"),
         Layer::LandlockNet => need(abi >= 4, "Landlock ABI 4"),
         Layer::LandlockScope => need(abi >= 6, "Landlock ABI 6"),
+        Layer::PathSockets => {
+            let (root, by_abi) = (plan.enforces(Layer::Root), plan.enforces(Layer::LandlockFs) && abi >= 9);
+            need(root || by_abi || plan.filter.is_some_and(|filter| !filter.unix), "what closes sockets with a path")
+        }
         Layer::Seccomp => need(host.seccomp.get().is_ok(), "seccomp"),
         Layer::Cgroup => need(host.cgroup.get().is_ok(), "a cgroup"),
         Layer::Settings => {
@@ -165,7 +170,9 @@ fn situations() -> Vec<(String, Request, Policy, AgentSpec)> {
             for who in ["claude", "none"] {
                 let words = ["--network", network, "--credential-file", "/nowhere"];
                 let title = format!("{name}, {who}, network {network}");
-                all.push((title, request(&words), level(name).value, agent(who).value));
+                // That `paranoid` insists on one is for another test.
+                let policy = Policy { layers: Default::default(), ..level(name).value };
+                all.push((title, request(&words), policy, agent(who).value));
             }
         }
     }
@@ -228,9 +235,13 @@ fn covered(denied: &Denied) -> (bool, bool) {
 
 /// Which cells of different users share nothing: by UID, by Landlock, or by a private root with its own processes.
 fn in_space(plan: &Plan) -> bool {
-    plan.enforces(Layer::Uid)
-        || plan.enforces(Layer::LandlockFs)
-        || (plan.enforces(Layer::Root) && plan.enforces(Layer::Pid))
+    // What Landlock has no right for crosses it: signals before ABI 6, and modes and times unless the launcher is asked.
+    plan.enforces(Layer::Uid) || landlock_alone(plan) || (plan.enforces(Layer::Root) && plan.enforces(Layer::Pid))
+}
+
+fn landlock_alone(plan: &Plan) -> bool {
+    let asked = plan.filter.is_some_and(|filter| filter.modes == Modes::Asked);
+    asked && plan.enforces(Layer::LandlockScope)
 }
 
 #[test]
@@ -285,12 +296,39 @@ fn cells_are_apart_in_space_or_in_time_unless_that_is_off() {
         for facts in Facts::all() {
             let (_, preferring) = plan(facts, &request, &preferring, &none);
             let walls = (own_uid && preferring.enforces(Layer::Uid))
-                || preferring.enforces(Layer::LandlockFs)
+                || landlock_alone(&preferring)
                 || (preferring.enforces(Layer::Root) && preferring.enforces(Layer::Pid));
             assert_eq!(preferring.apart, if walls { Apart::InSpace } else { Apart::InTime }, "{words:?}: {facts:?}");
             let (_, off) = plan(facts, &request, &off, &none);
             assert_eq!(off.apart, if walls { Apart::InSpace } else { Apart::Neither }, "{words:?}: {facts:?}");
         }
+    }
+}
+
+/// A socket with a path leads to whatever serves the agent's UID. What closes them is one of three, and the last of them
+/// takes every Unix socket away; `paranoid` refuses where there is none, and a policy gives them back.
+#[test]
+fn sockets_with_a_path_are_closed_by_one_layer_or_another() {
+    let (usual, none) = (request(&[]), agent("none").value);
+    let (paranoid, balanced) = (level("paranoid").value, level("balanced").value);
+    let mut open = balanced.clone();
+    open.layers.insert(Layer::PathSockets, Want::Off);
+    let new = |host: Host| match host.landlock {
+        Fact::Has(abi) if abi >= 7 => Host { landlock: Fact::Has(9), ..host },
+        _ => host,
+    };
+    for host in Facts::all().map(Facts::host).flat_map(|host| [host.clone(), new(host)]) {
+        let plan = Plan::new(&usual, &balanced, &none, &host).unwrap();
+        let root = plan.enforces(Layer::Root);
+        let domain = plan.landlock.as_ref();
+        let by_abi = plan.enforces(Layer::LandlockFs) && host.landlock == Fact::Has(9);
+        assert_eq!(domain.is_some_and(|domain| domain.path_sockets), by_abi, "{host:?}");
+        assert_eq!(plan.enforces(Layer::PathSockets), root || by_abi || plan.filter.is_some(), "{host:?}");
+        assert!(plan.filter.is_none_or(|filter| filter.unix == (root || by_abi)), "{host:?}");
+        assert_eq!(Plan::new(&usual, &paranoid, &none, &host).is_ok(), plan.enforces(Layer::PathSockets), "{host:?}");
+        let open = Plan::new(&usual, &open, &none, &host).unwrap();
+        let domain = open.landlock.as_ref();
+        assert!(open.filter.is_none_or(|filter| filter.unix) && domain.is_none_or(|domain| !domain.path_sockets));
     }
 }
 

@@ -34,6 +34,14 @@ pub enum Stop {
     Scope,
     /// Landlock rules for the ports that are connected to.
     Ports,
+    /// What keeps it from sockets with a path, be it Landlock or the filter.
+    PathSockets,
+    /// A filter without Unix sockets.
+    UnixSockets,
+    /// The launcher, which is asked for modes and times of files.
+    Modes,
+    /// A cgroup namespace.
+    OwnCgroup,
     /// A seccomp filter, whatever the plan.
     Filter,
     /// One without ptrace(2).
@@ -119,8 +127,9 @@ const KILL: &str = "both agents have one UID, and nothing keeps signals in the c
 
 use Stop::{
     Domain, Files, Filter, ForeignInit, ForeignProgram, Hidden, Internet, Ipc, IpcCalls, Launcher, List, MaskedProc,
-    Net, NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnInit, OwnProc, Phantom, Pid, Plain, Ports, Powerless,
-    PowerlessOnLinux, ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid, UidInProc,
+    Modes, Net, NetInProc, NewNamespaces, NoNewPrivs, OtherProcesses, OwnCgroup, OwnInit, OwnProc, PathSockets,
+    Phantom, Pid, Plain, Ports, Powerless, PowerlessOnLinux, ProcRules, ReadOnlyProc, Root, Scope, Tracing, Udp, Uid,
+    UidInProc, UnixSockets,
 };
 
 #[rustfmt::skip]
@@ -131,8 +140,10 @@ const RULES: &[Rule] = &[
         "cell-dir", "state-dir", "dot-dot", "settings-replace", "settings-plant", "settings-unlink"],
         &[Root, Uid, Files], ONE_UID),
     rule(&["io-uring-open"], &[Root, Uid, Files, Filter], ONE_UID),
-    rule(&["stat-file", "chdir-dir", "chmod-file", "touch-file", "inotify-parent", "path-socket", "tmp-socket",
-        "settings-chmod"], &[Root, Uid], NO_RIGHT),
+    rule(&["stat-file", "chdir-dir", "inotify-parent"], &[Root, Uid], NO_RIGHT),
+    rule(&["chmod-file", "touch-file", "chmod-state-dir", "settings-chmod"], &[Root, Uid, Modes], NO_RIGHT),
+    rule(&["lease-file", "aio-context", "socket-pairs"], &[Filter], NO_FILTER),
+    rule(&["lock-shared"], &[], "a lock on a file that both may read is one lock, whatever else is between them"),
     // gVisor lets every UID watch even a directory of mode 0700.
     rule(&["inotify-dir"], &[Root, UidInProc], NO_RIGHT),
     rule(&["list-shm"], &[Root, Files], "everybody lists the host's /dev/shm"),
@@ -165,7 +176,10 @@ const RULES: &[Rule] = &[
     rule(&["init-mem"], &[OwnProc, Domain, ForeignInit], "the host's process 1 has this UID"),
     rule(&["init-ptrace"], &[Pid, Domain, ForeignInit, Tracing], "the host's process 1 has this UID"),
     // Sockets and the network.
-    rule(&["abstract-socket"], &[Net, Scope], "abstract names belong to the network that both share"),
+    rule(&["path-socket", "tmp-socket"], &[Root, Uid, PathSockets], NO_RIGHT),
+    rule(&["host-socket", "host-datagram"], &[Root, PathSockets],
+        "the modes of sockets with a path alone decide, and everybody's are open"),
+    rule(&["abstract-socket"], &[Net, Scope, UnixSockets], "abstract names belong to the network that both share"),
     rule(&["tcp-connect", "tcp-mapped", "host-tcp"], &[Net, Internet, Ports], HOST_NET),
     rule(&["mptcp-connect", "fastopen-connect", "host-mptcp", "host-fastopen"], &[Net, Filter], HOST_NET),
     rule(&["udp-send", "host-udp"], &[Net, Udp], HOST_NET),
@@ -199,9 +213,12 @@ const RULES: &[Rule] = &[
         "the agent has UID 0, which owns the files of the kernel"),
     rule(&["read-kcore", "read-timers"], &[MaskedProc, ProcRules, Plain],
         "the agent has UID 0, which owns the files of the kernel"),
-    rule(&["read-keys"], &[MaskedProc, ProcRules], "the host's /proc is shown"),
+    rule(&["cgroup-path"], &[OwnCgroup], "the kernel names the control group as the launcher sees it"),
+    rule(&["read-keys", "read-host-proc"], &[MaskedProc, ProcRules], "the host's /proc is shown"),
     // Scheduling: what names another process.
     rule(&["prlimit"], &[Pid, Uid, OtherProcesses], KILL),
-    rule(&["setpriority", "sched-setaffinity", "sched-setscheduler", "ioprio-set"], &[Pid, UidInProc, OtherProcesses],
+    rule(&["signal-by-owner"], &[Pid, Uid, Scope, OtherProcesses], KILL),
+    rule(&["setpriority", "setpriority-user", "sched-setaffinity", "sched-setscheduler", "ioprio-set",
+        "ioprio-set-user"], &[Pid, UidInProc, OtherProcesses],
         "nothing keeps calls on other processes away from the victim"),
 ];

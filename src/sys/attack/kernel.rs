@@ -21,6 +21,42 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
     owned(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) }.into())
 }
 
+/// A pair of sockets of any family, closed again.
+///
+/// # Errors
+/// The errno of socketpair(2).
+pub fn socket_pair(family: i32) -> Result<(), Errno> {
+    let mut ends = [-1; 2];
+    // SAFETY: the kernel writes two descriptors.
+    Errno::result(unsafe { libc::socketpair(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) })?;
+    // SAFETY: the kernel has just made both for us.
+    drop(ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) }));
+    Ok(())
+}
+
+/// A lease for writing on an open file, given up at once.
+///
+/// # Errors
+/// The errno of fcntl(2) F_SETLEASE.
+pub fn lease(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: takes no memory.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) })?;
+    // SAFETY: takes no memory.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
+}
+
+/// A context for asynchronous I/O, given up at once.
+///
+/// # Errors
+/// The errno of io_setup(2).
+pub fn aio_context() -> Result<(), Errno> {
+    let mut context: libc::c_ulong = 0;
+    // SAFETY: the kernel writes one number.
+    Errno::result(unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) })?;
+    // SAFETY: takes no memory; the context was made above.
+    Errno::result(unsafe { libc::syscall(libc::SYS_io_destroy, context) }).map(drop)
+}
+
 /// Watches a directory.
 ///
 /// # Errors

@@ -103,6 +103,25 @@ pub fn renice(pid: i32, nice: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as libc::id_t, nice) }).map(drop)
 }
 
+/// Sets the niceness of every process of our UID.
+///
+/// # Errors
+/// The errno of setpriority(2).
+pub fn renice_user(nice: i32) -> Result<(), Errno> {
+    // SAFETY: takes no memory.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_USER, 0, nice) }).map(drop)
+}
+
+/// The niceness of a process.
+///
+/// # Errors
+/// The errno of getpriority(2).
+pub fn nice_of(pid: i32) -> Result<i32, Errno> {
+    // SAFETY: takes no memory. The system call itself gives 20 minus the niceness, so that -1 is an error alone.
+    let answer = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, pid) };
+    Errno::result(answer).map(|answer| 20 - answer as i32)
+}
+
 /// Our own niceness.
 pub fn nice() -> i32 {
     // SAFETY: takes no memory.
@@ -116,6 +135,40 @@ pub fn nice() -> i32 {
 pub fn idle_io(pid: i32) -> Result<(), Errno> {
     // SAFETY: takes no memory; 1 is IOPRIO_WHO_PROCESS, 3 IOPRIO_CLASS_IDLE.
     Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, pid, 3 << 13) }).map(drop)
+}
+
+/// Sets the I/O class "idle" for every process of our UID.
+///
+/// # Errors
+/// The errno of ioprio_set(2).
+pub fn idle_io_user() -> Result<(), Errno> {
+    // By number: a 0 is the UID 0 to this call, and not the caller's.
+    let uid = nix::unistd::getuid().as_raw();
+    // SAFETY: takes no memory; the first 3 is IOPRIO_WHO_USER, the other IOPRIO_CLASS_IDLE.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, 3, uid, 3 << 13) }).map(drop)
+}
+
+/// The I/O class and level of a process, as ioprio_get(2) has it.
+///
+/// # Errors
+/// The errno of ioprio_get(2).
+pub fn io_priority_of(pid: i32) -> Result<i64, Errno> {
+    // SAFETY: takes no memory.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_get, 1, pid) })
+}
+
+/// Makes a process the owner of a descriptor, which the kernel signals when there is something to read.
+///
+/// # Errors
+/// The errno of fcntl(2).
+pub fn set_owner(fd: std::os::fd::BorrowedFd<'_>, pid: i32, signal: i32) -> Result<(), Errno> {
+    /// F_SETSIG of fcntl(2).
+    const F_SETSIG: i32 = 10;
+    for (command, value) in [(libc::F_SETOWN, pid), (F_SETSIG, signal), (libc::F_SETFL, libc::O_ASYNC)] {
+        // SAFETY: takes no memory.
+        Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), command, value) })?;
+    }
+    Ok(())
 }
 
 /// Our own I/O class and level, as ioprio_get(2) has it.

@@ -13,7 +13,7 @@ group=$(groups)
 cat "$group/memory.max" "$group/pids.max" "$group/cpu.max" "$group/memory.swap.max" "$group/memory.oom.group"
 wc -l <"$group/cgroup.procs"
 echo go >&5; wait $launcher; echo "status $?"
-sed -n 's/oubliette-.*/oubliette-/p' out
+sed 1d out
 step memory
 $O run -q --report-fd 9 --policy /mnt/small.toml -- sh -c 'head -c 200M /dev/zero | tail; echo survived' 9>report
 echo "status $?"; grep -o '"peak-cell":[0-9]*' report
