@@ -326,7 +326,7 @@ _oubliette() {
                     return 0
                     ;;
                 --require)
-                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope seccomp capabilities no-new-privs limits cgroup settings alone" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope path-sockets seccomp capabilities no-new-privs limits cgroup settings alone" -- "${cur}"))
                     return 0
                     ;;
                 --level)
@@ -662,7 +662,7 @@ _oubliette() {
                     return 0
                     ;;
                 --require)
-                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope seccomp capabilities no-new-privs limits cgroup settings alone" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "all pid root ipc uts net uid landlock-fs landlock-net landlock-scope path-sockets seccomp capabilities no-new-privs limits cgroup settings alone" -- "${cur}"))
                     return 0
                     ;;
                 --level)
