@@ -73,7 +73,7 @@ fn vacant(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Mode> {
     if found.uid != geteuid().as_raw() {
         return Err(Errno::EPERM);
     }
-    if found.mount != status_of(parent)?.mount {
+    if !status_of(parent)?.mount.holds(&found) {
         return Err(Errno::EXDEV);
     }
     let dir = open_dir(parent, name)?;

@@ -253,7 +253,7 @@ impl<'a> Walk<'a> {
             };
             self.path.extend_from_slice(name.as_bytes());
             let status = status(self.dir(), &name).map_err(|errno| self.failed("read", errno))?;
-            if status.mount != self.mount || (self.leave_out)(&self.path, status.kind) {
+            if !self.mount.holds(&status) || (self.leave_out)(&self.path, status.kind) {
                 self.skipped += 1;
                 continue;
             }

@@ -109,7 +109,7 @@ pub(crate) fn open_repaired(at: BorrowedFd<'_>, name: &OsStr, mount: Mount) -> n
         other => other?,
     };
     let status = status_of(dir.as_fd())?;
-    if status.mount != mount {
+    if !mount.holds(&status) {
         return Err(Errno::EXDEV);
     }
     if status.mode & 0o700 != 0o700 {
@@ -427,7 +427,7 @@ fn ours(dir: BorrowedFd<'_>, name: &OsStr, written: Option<FileId>) -> nix::Resu
     let found = if name.is_empty() { status_of(dir)? } else { status(dir, name)? };
     match written {
         _ if found.kind != Kind::File => Err(Errno::ESTALE),
-        _ if !name.is_empty() && found.mount != status_of(dir)?.mount => Err(Errno::EXDEV),
+        _ if !name.is_empty() && !status_of(dir)?.mount.holds(&found) => Err(Errno::EXDEV),
         Some(id) if id != found.id => Err(Errno::ESTALE),
         None if found.links > 1 => Err(Errno::EMLINK),
         _ => Ok(found),

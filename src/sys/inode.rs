@@ -22,14 +22,27 @@ pub enum Kind {
     Other,
 }
 
-/// Which mount an inode was reached through.
-///
-/// `st_dev` alone does not tell a bind mount of the same file system, so the mount's id is compared as well where the
-/// kernel gives one (Linux 5.8; gVisor does not).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which mount an inode was reached through. Two of them are not to be compared: [`Mount::holds`] is the question.
+#[derive(Debug, Clone, Copy)]
 pub struct Mount {
     device: u64,
     id: Option<u64>,
+}
+
+impl Mount {
+    /// Whether something in a directory of this mount is of this mount, too.
+    ///
+    /// The mount's id says so, where the kernel gives one (Linux 5.8; gVisor does not). `st_dev` cannot: a regular file
+    /// has another one than its directory on an overlay whose layers are on different file systems, as gVisor's root is
+    /// (overlayfs.rst, "st_dev"), and a bind mount of the same file system has the same one. So without an id the
+    /// device is compared of directories alone. A single file that is mounted over another is then taken for a file of
+    /// the tree: reading it is reading what its name shows, and unlink(2) of it says EBUSY.
+    pub fn holds(self, status: &Status) -> bool {
+        match (self.id, status.mount.id) {
+            (Some(here), Some(there)) => here == there,
+            _ => status.kind != Kind::Directory || self.device == status.mount.device,
+        }
+    }
 }
 
 /// One file system object, however many names it has.
@@ -60,7 +73,7 @@ pub struct Status {
     pub modified: TimeSpec,
     /// Its identity.
     pub id: FileId,
-    /// Where it is mounted.
+    /// The mount by which it was reached.
     pub mount: Mount,
 }
 
@@ -181,4 +194,45 @@ pub fn clear_fixed(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     // SAFETY: the kernel reads an int from the c_long that outlives the call.
     unsafe { ioctl::set_flags(fd.as_raw_fd(), &raw const flags)? };
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(kind: Kind, device: u64, id: Option<u64>) -> Status {
+        Status {
+            kind,
+            mode: 0o644,
+            size: 0,
+            blocks: 0,
+            links: 1,
+            uid: 0,
+            modified: TimeSpec::new(0, 0),
+            id: FileId { device, inode: 1 },
+            mount: Mount { device, id },
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_device_of_its_own_is_of_its_directorys_mount() {
+        for (kind, device, id, same) in [
+            (Kind::File, 1, Some(7), true),
+            (Kind::File, 2, Some(7), true),
+            (Kind::File, 1, Some(8), false),
+            // A subvolume of btrfs.
+            (Kind::Directory, 2, Some(7), true),
+            (Kind::Directory, 1, Some(8), false),
+            (Kind::File, 2, None, true),
+            (Kind::Link, 2, None, true),
+            (Kind::Directory, 1, None, true),
+            (Kind::Directory, 2, None, false),
+        ] {
+            for here in [Some(7), None] {
+                let same = if here.is_none() { kind != Kind::Directory || device == 1 } else { same };
+                let there = status(kind, device, id);
+                assert_eq!(Mount { device: 1, id: here }.holds(&there), same, "{here:?} {there:?}");
+            }
+        }
+    }
 }

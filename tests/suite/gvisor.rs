@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::devices::{REPOSITORY, SAID, SCRIPT};
 use crate::model::{Call, Model};
 use crate::need::{self, need_program};
 use crate::real_agent::run::{claude, output};
@@ -82,10 +83,14 @@ impl Sandbox {
 
     /// Runs a script of the shell's to its end.
     fn run(&self, uid: u32, network: &str, script: &str) -> Output {
-        let config = serde_json::to_vec(&self.config(uid, script)).unwrap();
-        fs::write(self.dir.path().join("bundle/config.json"), config).unwrap();
+        self.started(&self.config(uid, script), network, &[])
+    }
+
+    /// Runs what this configuration says, with further options of runsc's.
+    fn started(&self, config: &Value, network: &str, options: &[&str]) -> Output {
+        fs::write(self.dir.path().join("bundle/config.json"), serde_json::to_vec(config).unwrap()).unwrap();
         let mut command = Command::new("runsc");
-        command.args([
+        command.args(options).args([
             &format!("--network={network}"),
             "--platform=ptrace",
             "--rootless",
@@ -328,5 +333,25 @@ fn the_attack_finds_what_the_plan_says() {
         assert!(broken.is_empty(), "{uid}: {broken:#?}");
         assert!(said["encounters"][0]["kept"] == true, "{uid}: {}", said["encounters"][0]["damage"]);
         assert_eq!(errors, "status 1\n/tmp/state/cells/*\n", "{uid}: no cell is left");
+    }
+}
+
+/// Its own overlay over the root, as it makes one by default in later versions: a file of it has another device than its
+/// directory.
+#[test]
+fn nothing_is_lost_on_its_root_overlay() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    for uid in [0, USER] {
+        let script = format!("set -e; mkdir /var/tmp/new; cd /var/tmp/new; {REPOSITORY}set +e{SCRIPT}");
+        let mut config = sandbox.config(uid, &script);
+        // Below /var/tmp nothing is mounted: it is the root's.
+        config["root"]["readonly"] = json!(false);
+        config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/var/tmp");
+        let ended = sandbox.started(&config, "none", &["--overlay2=root:memory"]);
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert_eq!(ended.status.code(), Some(0), "{uid}: {said}{}", String::from_utf8_lossy(&ended.stderr));
+        // Its stat(1) does not tell; its fstat(2) does.
+        let said: Vec<&str> = said.lines().filter(|line| *line != SAID[0]).collect();
+        assert_eq!(said, SAID[1..], "{uid}");
     }
 }
