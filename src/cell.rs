@@ -19,7 +19,7 @@ use crate::confine::Places;
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
 use crate::error::{Error, Result};
-use crate::state::State;
+use crate::state::{State, open_shut, reopen_cells};
 use crate::sys;
 use crate::tree::{FileId, status, status_of};
 use crate::wipe::{Left, Wiped, open_repaired, overwrite, wipe};
@@ -232,6 +232,7 @@ impl Cell {
 
     fn remove(&mut self) -> Wiped {
         self.wiped = true;
+        reopen_cells(self.parent.as_fd());
         if !self.directories
             && unlinkat(&*self.lock, RECORD, UnlinkatFlags::NoRemoveDir).is_ok_and(|()| true)
             && unlinkat(&self.parent, self.id.as_str(), UnlinkatFlags::RemoveDir).is_ok()
@@ -344,7 +345,11 @@ pub enum Found {
 /// # Errors
 /// ENOENT when it has just gone; ELOOP or ENOTDIR for what is no directory.
 pub fn look(cells: BorrowedFd<'_>, id: &OsStr) -> Result<Found, Errno> {
-    let dir = openat(cells, id, DIRECTORY, Mode::empty())?;
+    let dir = match openat(cells, id, DIRECTORY, Mode::empty()) {
+        // Its owner has shut it, or another agent of his UID.
+        Err(Errno::EACCES) => open_shut(cells, id)?.0,
+        other => other?,
+    };
     match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Found::Dead(lock)),
         Err((dir, Errno::EWOULDBLOCK)) => Ok(Found::Live(dir)),

@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, mkdirat};
 use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::error::{Error, Result};
@@ -87,7 +87,7 @@ impl State {
         };
         let default = if self.named { Some(State::open(None).map_err(shared)?) } else { None };
         let dir = default.as_ref().map_or(self.dir.as_fd(), |state| state.dir.as_fd());
-        own_directory(dir, OsStr::new("uids")).map_err(|refused| {
+        own_directory(dir, OsStr::new("uids"), true).map_err(|refused| {
             let cause = match refused {
                 NotOurs::Errno(errno) => errno.desc().to_owned(),
                 NotOurs::Foreign(why) => why,
@@ -157,8 +157,8 @@ fn open_pair(path: &Path, below: &str) -> Result<(OwnedFd, OwnedFd)> {
     };
     let parent = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let parent = parent.map_err(|errno| refused(NotOurs::Errno(errno)))?;
-    let dir = own_directory(parent.as_fd(), name).map_err(refused)?;
-    let inner = own_directory(dir.as_fd(), OsStr::new(below)).map_err(refused)?;
+    let dir = own_directory(parent.as_fd(), name, false).map_err(refused)?;
+    let inner = own_directory(dir.as_fd(), OsStr::new(below), true).map_err(refused)?;
     Ok((dir, inner))
 }
 
@@ -168,8 +168,8 @@ enum NotOurs {
 }
 
 /// Opens or makes a directory that is this user's and that nobody else can write. A name that somebody else took
-/// first (in /tmp) is never used.
-fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, NotOurs> {
+/// first (in /tmp) is never used. `inner`: it is in a directory of that kind, so that whatever it holds is ours.
+fn own_directory(parent: BorrowedFd<'_>, name: &OsStr, inner: bool) -> Result<OwnedFd, NotOurs> {
     let opened = match openat(parent, name, DIRECTORY, Mode::empty()) {
         Err(Errno::ENOENT) => {
             match mkdirat(parent, name, Mode::from_bits_truncate(0o711)) {
@@ -180,6 +180,10 @@ fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<Ow
         }
         other => other,
     };
+    let (opened, was) = match opened {
+        Err(Errno::EACCES) => open_shut(parent, name).map(|(dir, was)| (Ok(dir), Some(was))).unwrap_or((opened, None)),
+        other => (other, None),
+    };
     let dir = opened.map_err(|errno| match errno {
         Errno::ELOOP | Errno::ENOTDIR => NotOurs::Foreign("it is a link or a file".into()),
         errno => NotOurs::Errno(errno),
@@ -189,7 +193,8 @@ fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<Ow
         return Err(NotOurs::Foreign(format!("it belongs to uid {}", stat.st_uid)));
     }
     if stat.st_mode & 0o7777 != 0o711 {
-        if !ours(dir.as_fd()).map_err(NotOurs::Errno)? {
+        if !inner && !ours(dir.as_fd()).map_err(NotOurs::Errno)? {
+            let _ = was.map(|was| fchmod(&dir, Mode::from_bits_truncate(was)));
             return Err(NotOurs::Foreign("it holds other files than oubliette's".into()));
         }
         // Nobody lists it, and a run's UID gets through: cells have unguessable names.
@@ -198,9 +203,33 @@ fn own_directory(parent: std::os::fd::BorrowedFd<'_>, name: &OsStr) -> Result<Ow
     Ok(dir)
 }
 
+/// Opens a directory of ours whose mode keeps us out, with a mode that does not; gives also the one that it had. Where
+/// nothing holds the modes of a UID's files back, an agent may have set that.
+///
+/// # Errors
+/// EACCES where it is somebody else's.
+pub fn open_shut(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(OwnedFd, u32), Errno> {
+    let there = openat(parent, name, DIRECTORY | OFlag::O_PATH, Mode::empty())?;
+    let stat = fstat(&there)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(Errno::EACCES);
+    }
+    // By the link of its descriptor: a name could stand for another directory by now.
+    let link = format!("/proc/self/fd/{}", there.as_raw_fd());
+    fchmodat(AT_FDCWD, &*link, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+    Ok((openat(&there, ".", DIRECTORY, Mode::empty())?, stat.st_mode & 0o7777))
+}
+
+/// Gives the directory of the cells its mode back, before one of them is removed.
+pub fn reopen_cells(cells: BorrowedFd<'_>) {
+    if fstat(cells).is_ok_and(|stat| stat.st_mode & 0o700 != 0o700 && stat.st_uid == geteuid().as_raw()) {
+        let _ = fchmod(cells, Mode::from_bits_truncate(0o711));
+    }
+}
+
 /// Whether a directory is empty or holds nothing but what [`State`] puts there: whoever names /etc or his HOME would
 /// find its mode changed.
-fn ours(dir: std::os::fd::BorrowedFd<'_>) -> Result<bool, Errno> {
+fn ours(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     let known = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b".." | b"cells" | b"uids" | b"kept");
     Ok(crate::tree::entries(dir)?.iter().all(|entry| entry.is_ok_and(|entry| known(entry.file_name()))))
 }

@@ -56,6 +56,7 @@ pub fn uncounted(
     if identity == Identity::Caller {
         say("inotify, epoll, pending signals, pipes", "bounds of the UID, which other cells have".into());
     }
+    say("locks", "of files that others read, too: whoever may open one may lock it for all (flock(2))".into());
     if !on.has(Layer::Net) && network != NetworkMode::None {
         say("ports, connections", "the host's network".into());
     }

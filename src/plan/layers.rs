@@ -143,7 +143,10 @@ fn can(layer: Layer, given: Given<'_>) -> Can {
         Layer::Alone if request.beside => Can::Off("this cell is wanted beside others (--beside)".into()),
         Layer::Alone => Can::Enforce(match in_space(request, host, |layer| in_force(layer, given)) {
             Some(by) => format!("in space: {by}"),
-            None => "in time: one cell at a time of the agent's UID in this network namespace".into(),
+            None => {
+                let crosses = landlock_leaves(request, host, |layer| in_force(layer, given));
+                format!("in time: one cell at a time of the agent's UID in this network namespace{crosses}")
+            }
         }),
     }
 }
@@ -161,6 +164,20 @@ fn in_space(request: &Request, host: &Host, on: impl Fn(Layer) -> bool + Copy) -
     } else {
         None
     }
+}
+
+/// Why Landlock alone does not keep cells apart, where it is all that could.
+fn landlock_leaves(request: &Request, host: &Host, on: impl Fn(Layer) -> bool + Copy) -> String {
+    if !on(Layer::LandlockFs) || on(Layer::Root) {
+        return String::new();
+    }
+    let lack = match host.modes.get() {
+        _ if !on(Layer::LandlockScope) => "signals cross Landlock for files",
+        Err(lack) => &lack.why,
+        Ok(()) if !asks_for_modes(request, host, on) => "modes and times of files cross Landlock without a filter",
+        Ok(()) => return String::new(),
+    };
+    format!("; {lack}")
 }
 
 /// The agent has the UID of whoever owns the directory, and so has every other run in one of his.

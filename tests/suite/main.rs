@@ -47,6 +47,7 @@ mod qwen; // the real Qwen Code at every level, through a broker
 mod real_agent; // the real Claude Code at every level, driven by the scripted model
 mod resume; // what real agents go on with in another run of the same user
 mod secret; // the credential is found nowhere, however a run ends and wherever it is stopped
+mod shared_uid; // Landlock alone between cells of one UID: sockets with a path, modes and times
 mod siege; // `doctor --attack`: what the plan promises about every attack against what the kernel does
 mod terminal; // keys, signals, sizes and modes between a person's shell and a cell
 mod two_users; // A's agent is the victim, B's tries everything, tier by tier
