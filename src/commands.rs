@@ -27,6 +27,10 @@ use crate::sweep;
 
 /// Does what the command line says; prints one message where that fails.
 pub fn main() -> ExitCode {
+    // Every subcommand waits for children: runs, sweeps and the doctor alike.
+    if let Err(errno) = crate::sys::process::keep_zombies() {
+        return fail(&Error::new("wait for children", errno).hint("let the container's filter allow rt_sigaction(2)"));
+    }
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return usage(&error),

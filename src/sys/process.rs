@@ -106,6 +106,18 @@ pub fn survive_file_limit() -> Result<(), Errno> {
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.map(drop)
 }
 
+/// Makes children wait for their parent. Where the caller ignores SIGCHLD, which exec(2) hands on, the kernel reaps them
+/// itself, and whoever waits for a child then waits for ever, or takes its end for an error (wait(2)).
+///
+/// # Errors
+/// The errno of sigaction(2).
+pub fn keep_zombies() -> Result<(), Errno> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of ours.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }.map(drop)
+}
+
 /// Undoes what the launcher, its caller and Rust's runtime did to signals: an ignored SIGPIPE and a blocked SIGTERM
 /// survive execve(2), and programs rely on both.
 ///

@@ -30,6 +30,7 @@ mod uid_ranges; // from where the UIDs of runs come, and when they are somebody 
 // Cells.
 mod alone; // where nothing is between cells of one UID, one lives at a time
 mod broker; // what holds the credential outside of the cell: what passes it, what does not, and how a run ends without it
+mod callers; // what a caller hands on through exec, and what becomes of it
 mod cell_posture; // what an agent is equals what the plan promised
 mod cells; // ps, kill, deadlines, signals, statuses and reports
 mod codex; // the real Codex at every level, through a broker

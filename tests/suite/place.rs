@@ -114,10 +114,24 @@ impl Place {
         if name == "run" || name == "explain" {
             command.env("OUBLIETTE_UID_RANGE", format!("{}-{}", self.uids, self.uids + 63));
         }
+        self.as_launcher(&mut command);
+        command
+    }
+
+    fn as_launcher(&self, command: &mut Command) {
         if nix::unistd::geteuid().is_root() && self.who == Who::Plain {
             command.uid(self.who.uid()).gid(self.who.uid());
         }
-        command
+    }
+
+    /// The same command, started by another program: `env`, `setpriv`.
+    pub fn through(&self, command: &Command, program: &str, options: &[&str]) -> Command {
+        let mut outer = Command::new(program);
+        outer.args(options).arg(command.get_program()).args(command.get_args()).env_clear().stdin(Stdio::null());
+        outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        outer.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
+        self.as_launcher(&mut outer);
+        outer
     }
 
     /// `run` of a shell script.
