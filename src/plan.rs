@@ -55,6 +55,8 @@ pub struct Plan {
     pub filter: Option<rules::Filter>,
     /// Limits of each process.
     pub limits: Limits,
+    /// What bounds what it writes.
+    pub disk: counts::Disk,
     /// What of the host the cell can take that nothing counts for it alone.
     pub uncounted: Vec<counts::Uncounted>,
     /// Limits of the cell, where there is a cgroup.
@@ -200,6 +202,10 @@ pub struct Limits {
     pub cell_processes: u32,
     /// CPU in percent of one, for the cgroup.
     pub cpu_percent: u32,
+    /// What it writes to disk, by its tmpfs or by counts.
+    pub disk: Bytes,
+    /// How many files.
+    pub files: u32,
     /// Nothing of the cell is swapped out beyond its memory, for the cgroup.
     pub swap: bool,
     /// Buffers of its sockets, where the cgroup does not count them as memory.
@@ -322,8 +328,10 @@ impl Plan {
             settings.render(policy, &host.servers, &left_out, websocket).with_base_url(url)
         });
         let limits = limits(policy, host, &on, identity);
+        let disk = counts::Disk::new(&on, &request.workspace);
         Ok(Plan {
-            uncounted: counts::uncounted(policy, host, &on, network, identity, &limits),
+            disk,
+            uncounted: counts::uncounted(policy, disk, host, &on, network, identity, &limits),
             classes: classes(policy, agent, host, &on, network, landlock.as_ref(), identity),
             namespaces: on.namespaces(),
             mapped_outside: on.namespaces().user && (identity != Identity::Caller || host.has(capability::SETGID)),
@@ -474,6 +482,8 @@ fn limits(policy: &Policy, host: &Host, on: &layers::On, identity: Identity) -> 
         memory: limits.memory,
         cell_processes: limits.processes,
         cpu_percent: limits.cpu_percent,
+        disk: limits.disk,
+        files: limits.files,
         swap: group.is_some() && host.counts.swap,
         socket_buffers: matches!(group, Some(Cgroups::V1 { .. })).then_some(buffers).filter(|_| host.counts.sockets),
         oom_score_adj: host.oom_order.get().is_ok().then_some(OOM_SCORE_ADJ),

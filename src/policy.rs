@@ -107,9 +107,10 @@ pub struct Limits {
     pub open_files: u32,
     /// Size of one file.
     pub file_size: Bytes,
-    /// HOME, /tmp, /dev/shm and a fresh workspace together (tmpfs only).
+    /// HOME, /tmp, /dev/shm and a fresh workspace together by their tmpfs; any other workspace, and without a tmpfs all
+    /// of them, by counts.
     pub disk: Bytes,
-    /// Files and directories on them together (tmpfs only).
+    /// Files and directories, likewise.
     pub files: u32,
     /// Pseudo-terminals, the cell's own among them (private root only).
     pub terminals: u32,

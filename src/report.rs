@@ -8,6 +8,7 @@ use crate::plan::counts::Uncounted;
 use crate::plan::{Denied, Planned};
 use crate::supervise::Ended;
 use crate::wipe::Left;
+use crate::workspace::disk_use::DiskUse;
 
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -42,6 +43,9 @@ pub struct Report {
     pub timings: Timings,
     /// What it used.
     pub usage: Usage,
+    /// What the files took at the end that no tmpfs bounded: a kept workspace's, and without a private root all of the
+    /// cell's. Nothing where there are none, or more than could be counted.
+    pub disk: Option<DiskUse>,
     /// What the broker did, where there was one.
     pub broker: Option<Traffic>,
     /// What could not be removed; empty when nothing is left.
@@ -65,6 +69,7 @@ impl Default for Report {
             error: None,
             timings: Timings::default(),
             usage: Usage::default(),
+            disk: None,
             broker: None,
             left: Vec::new(),
         }

@@ -4,6 +4,7 @@
 mod attempt;
 mod brokered;
 mod conclude;
+mod counted;
 mod streams;
 
 use std::fs::File;

@@ -2,6 +2,7 @@
 //! effect, and the end of every process.
 #![forbid(unsafe_code)]
 
+mod counter;
 mod ended;
 pub mod modes;
 pub mod relay;
@@ -24,6 +25,7 @@ use crate::confine::Failure;
 use crate::keeper::Keeper;
 use crate::proc::Stat;
 use crate::sys::channel::Channel;
+pub use counter::Counter;
 pub use ended::Ended;
 use modes::Modes;
 use relay::Relay;
@@ -58,6 +60,8 @@ pub struct Watch<'a> {
     pub modes: Option<Modes>,
     /// What holds the credential outside of the cell, where that is the network.
     pub broker: Option<Broker<'a>>,
+    /// What counts the files of the cell, where nothing bounds them.
+    pub counter: Option<Counter>,
     /// The directory of the cell's tmpfs, once it is handed out.
     pub top: Option<OwnedFd>,
     /// Called when the agent is executed.
@@ -113,6 +117,11 @@ impl Watch<'_> {
             {
                 self.end_now(&mut seen, Ended::BrokerEnded(why));
             }
+            if ready.counter
+                && let Some(counter) = self.counter.take()
+            {
+                self.end_now(&mut seen, Ended::OverLimit(counter.hear()));
+            }
             if self.started.is_some() && !std::mem::replace(&mut told, true) {
                 running();
             }
@@ -153,6 +162,7 @@ impl Watch<'_> {
         let exec = self.exec_failed.as_ref().map(|file| push(&mut fds, file.as_fd()));
         let door = self.broker.as_ref().and_then(Broker::door).map(|door| push(&mut fds, door));
         let modes = self.modes.as_ref().and_then(Modes::door).map(|door| push(&mut fds, door));
+        let counter = self.counter.as_ref().map(|counter| push(&mut fds, counter.as_fd()));
         self.relays.iter().flat_map(Relay::interest).for_each(|wanted| fds.push(wanted));
         self.terminal.iter().flat_map(Terminal::interest).for_each(|wanted| fds.push(wanted));
         let mut polled: Vec<PollFd<'_>> = fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
@@ -168,6 +178,7 @@ impl Watch<'_> {
             exec: is_ready(exec),
             door: is_ready(door),
             modes: events(modes),
+            counter: is_ready(counter),
         })
     }
 
@@ -395,6 +406,7 @@ struct Ready {
     exec: bool,
     door: bool,
     modes: PollFlags,
+    counter: bool,
 }
 
 fn push<'fd>(fds: &mut Vec<(BorrowedFd<'fd>, PollFlags)>, fd: BorrowedFd<'fd>) -> usize {

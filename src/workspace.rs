@@ -1,6 +1,7 @@
 //! Workspaces: fresh, one per user, or a directory of the caller's; what fills them, and what leaves them.
 #![forbid(unsafe_code)]
 
+pub mod disk_use;
 mod outputs;
 
 use std::fs::File;

@@ -9,6 +9,7 @@ use super::{Identity, Limits};
 use crate::host::{Cgroups, Host};
 use crate::layer::Layer;
 use crate::policy::{NetworkMode, Policy};
+use crate::request::Workspace;
 
 /// Something that a cell shares with its neighbours, and can use up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,9 +20,54 @@ pub struct Uncounted {
     pub why: String,
 }
 
+/// What bounds `limits.disk` and `limits.files`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBy {
+    /// Size and inodes of the cell's tmpfs: a write beyond it fails.
+    Tmpfs,
+    /// Counts before, during and after the run: it ends, or does not begin.
+    Counts,
+}
+
+/// Where a run writes, and what bounds that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disk {
+    /// HOME, /tmp, /dev/shm and a fresh workspace.
+    pub cell: DiskBy,
+    /// A workspace that outlives the run; counted together with the cell where that is counted, too.
+    pub workspace: Option<DiskBy>,
+}
+
+impl Disk {
+    /// Of a run with such a workspace.
+    pub fn new(on: &On, workspace: &Workspace) -> Disk {
+        Disk {
+            cell: if on.has(Layer::Root) { DiskBy::Tmpfs } else { DiskBy::Counts },
+            workspace: (*workspace != Workspace::Fresh).then_some(DiskBy::Counts),
+        }
+    }
+
+    /// In words.
+    pub fn text(self) -> &'static str {
+        match (self.cell, self.workspace) {
+            (DiskBy::Tmpfs, None) => "the cell's tmpfs",
+            (DiskBy::Tmpfs, Some(_)) => {
+                "the cell's tmpfs; as much again the workspace, counted before, during and after the run"
+            }
+            (DiskBy::Counts, None) => "the cell's directory, counted before, during and after the run",
+            (DiskBy::Counts, Some(_)) => {
+                "the cell's directory and the workspace together, counted before, during and after the run"
+            }
+        }
+    }
+}
+
 /// Everything of that kind, on a host that is confined like this.
 pub fn uncounted(
     policy: &Policy,
+    disk: Disk,
     host: &Host,
     on: &On,
     network: NetworkMode,
@@ -46,7 +92,11 @@ pub fn uncounted(
     if group.is_none_or(|group| matches!(group, Cgroups::V1 { .. }) && limits.socket_buffers.is_none()) {
         say("socket buffers", "the host's net.ipv4.tcp_mem; a socket beyond that keeps its minimum".into());
     }
+    if disk.cell == DiskBy::Counts || disk.workspace.is_some() {
+        say("disk", "what is written between two counts, and files that are deleted while they are open".into());
+    }
     if !on.has(Layer::Root) && !on.has(Layer::LandlockFs) {
+        say("files elsewhere", "wherever their modes let the agent's UID write".into());
         say("pseudo-terminals", "the host's /dev/pts; all have kernel.pty.max".into());
     }
     if host.counts.file_max < u64::from(policy.limits.processes) * u64::from(policy.limits.open_files) {

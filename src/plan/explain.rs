@@ -235,6 +235,7 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("kill -9     {}", after_kill(plan)),
         format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
         format!("limits      {}", limits(plan)),
+        format!("disk        {} and {} files: {}", plan.limits.disk, plan.limits.files, plan.disk.text()),
         format!("priority    {}", priority(plan)),
     ];
     lines.extend(plan.uncounted.iter().map(|one| format!("uncounted   {}: {}", one.what, one.why)));

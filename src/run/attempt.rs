@@ -43,6 +43,7 @@ use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
 use crate::uids::Lease;
 use crate::wipe::Wiped;
+use crate::workspace::disk_use::DiskUse;
 use crate::workspace::{self, Filling, Kept, Outputs, bounds};
 
 /// Everything that is the same for every attempt at a launch.
@@ -69,6 +70,7 @@ pub(super) struct Finished {
     pub error: Option<Error>,
     pub timings: Timings,
     pub usage: Usage,
+    pub disk: Option<DiskUse>,
     pub traffic: Option<Traffic>,
     pub wiped: Wiped,
 }
@@ -160,6 +162,7 @@ impl Run<'_> {
             })?;
             workspace::without(&plan.hidden, &places.work, self.kept.as_ref())?;
         }
+        self.count(&cell, plan).map_err(|stopped| self.too_much(plan, stopped))?;
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
         let prepared = Prepared { cell, places, files, agent, lease, alone, words };
         match self.launch(plan, prepared, listener, outputs, terminal)? {
@@ -266,6 +269,7 @@ impl Run<'_> {
             terminal: terminal.take(),
             modes: ends.modes,
             broker: self.broker(plan, prepared.words, prepared.agent, listener),
+            counter: None,
             top: None,
             started: None,
         };
@@ -356,6 +360,7 @@ impl Run<'_> {
             Ok(cgroup) => (cgroup, None),
             Err(failure) => (None, Some(failure)),
         };
+        let refused = refused.or(self.start_counter(plan, &cell, &mut watch));
         let watched = watch.run(|| self.progress.stage(Stage::Running, || plan.program.display().to_string()));
         let end_all = |keeper: &mut Option<Keeper>| {
             let by_us = || end_all(&cell, lease.as_ref(), alone.as_ref().map(|_| agent.uid), adopts);
@@ -382,6 +387,7 @@ impl Run<'_> {
             (Outcome::Ran(_), Some(not_in_force)) => Outcome::Ran(not_in_force),
             (outcome, _) => outcome,
         };
+        let (outcome, disk) = self.charged(plan, &cell, outcome, &mut watch);
         let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell);
         let started = watch.started;
         *terminal = watch.terminal.take();
@@ -400,7 +406,7 @@ impl Run<'_> {
             run: started.map_or(0, |started| micros(started, ended)),
             wipe: micros(ended, Instant::now()),
         };
-        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), traffic, wiped })
+        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), disk, traffic, wiped })
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, by the keeper, or where neither has
@@ -487,6 +493,7 @@ impl Run<'_> {
             error: None,
             timings: Timings::default(),
             usage: Usage::default(),
+            disk: None,
             traffic: None,
             wiped,
         }

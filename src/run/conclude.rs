@@ -36,7 +36,7 @@ pub(super) fn usage(peak_cell: Option<u64>) -> Usage {
 
 /// Messages, report and status.
 pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) -> Result<Exit> {
-    let Finished { cell, outcome, error, timings, usage, traffic, wiped } = finished;
+    let Finished { cell, outcome, error, timings, usage, disk, traffic, wiped } = finished;
     let (ended, failure) = match outcome {
         Outcome::Ran(ended) => (ended, None),
         Outcome::Failed(failure) => {
@@ -69,6 +69,7 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
             error: error.as_ref().map(ToString::to_string),
             timings,
             usage,
+            disk,
             broker: traffic,
             left,
         };
@@ -146,6 +147,10 @@ fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
         Ended::BrokerEnded(why) => Some(
             Error::new("broker the agent's requests", why.as_str())
                 .hint("start it again; nothing of the cell is left, and the agent never held the credential"),
+        ),
+        Ended::OverLimit(what) => Some(
+            Error::new(format!("let {program} go on"), format!("its files came to {what}"))
+                .hint("remove files from the workspace, or raise limits.disk and limits.files of the policy"),
         ),
         Ended::LevelNotInForce(why) => Some(
             Error::new("trust the agent", format!("its level is not in force: {why}"))

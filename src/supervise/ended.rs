@@ -20,6 +20,8 @@ pub enum Ended {
     LevelNotInForce(String),
     /// The broker ended before the agent did.
     BrokerEnded(String),
+    /// Its files exceeded a limit: the sentence says which.
+    OverLimit(String),
     /// The program could not be executed.
     NotExecuted(String),
     /// A layer could not be put into force; the agent never ran.
@@ -36,6 +38,7 @@ impl std::fmt::Display for Ended {
             Ended::Deadline => f.write_str("the deadline passed"),
             Ended::LevelNotInForce(why) => write!(f, "its level is not in force: {why}"),
             Ended::BrokerEnded(why) => write!(f, "its requests were no longer brokered: {why}"),
+            Ended::OverLimit(what) => write!(f, "its files exceed a limit: {what}"),
             Ended::NotExecuted(why) => write!(f, "the program could not be executed: {why}"),
             Ended::NotConfined(why) | Ended::Refused(why) => f.write_str(why),
         }
@@ -51,9 +54,11 @@ impl Ended {
             Ended::Deadline => Exit::Deadline,
             Ended::NotExecuted(why) if why == Errno::ENOENT.desc() => Exit::NotFound,
             Ended::NotExecuted(_) => Exit::CannotExecute,
-            Ended::LevelNotInForce(_) | Ended::BrokerEnded(_) | Ended::NotConfined(_) | Ended::Refused(_) => {
-                Exit::Refused
-            }
+            Ended::LevelNotInForce(_)
+            | Ended::BrokerEnded(_)
+            | Ended::OverLimit(_)
+            | Ended::NotConfined(_)
+            | Ended::Refused(_) => Exit::Refused,
         }
     }
 }

@@ -72,6 +72,16 @@ pub fn at_most_normal_io() -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, 0) }).map(drop)
 }
 
+/// The lowest priority for CPU and I/O. A kernel that knows no classes of I/O has none to yield to.
+pub fn lowest_priority() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const IDLE: libc::c_int = 3 << 13;
+    // SAFETY: takes no memory.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    // SAFETY: takes no memory.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE) };
+}
+
 /// Not one that the kernel lets go on where others wait for memory to be written out. Only CAP_SYS_RESOURCE reads or
 /// changes it, so that without it there is nothing to be known.
 ///

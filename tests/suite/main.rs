@@ -22,6 +22,7 @@ mod posture; // what `__posture` says about a process whose posture is known
 // What is asked for, and what is planned.
 mod bad_input; // every wrong word, file and host gives one message, a hint, a status, and leaves nothing
 mod deploy; // the examples of deployments are well formed and name what exists
+mod disk; // limits of disk and files where no tmpfs holds them
 mod plans; // the plan as a table: facts, levels and agents on one side, decisions on the other
 mod policies; // where policies come from, and what is wrong with them
 mod properties; // what holds for every plan, tried with all combinations of facts
