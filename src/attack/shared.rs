@@ -44,10 +44,11 @@ pub(super) fn lock(_: &Target) -> Tried {
 pub(super) fn renice_user(t: &Target) -> Tried {
     t.each_victim(|pid| {
         let before = process::nice_of(pid)?;
-        process::renice_user((before + 1).min(19))?;
+        // Its answer is an error already where one process of the UID has a higher one: the others are changed all the same.
+        let tried = process::renice_user((before + 1).min(19));
         match process::nice_of(pid)? {
             after if after > before => Ok(format!("nice {after}")),
-            _ => Err(blocked("the victim's is as it was")),
+            _ => Err(tried.err().map_or_else(|| blocked("the victim's is as it was"), Into::into)),
         }
     })
 }

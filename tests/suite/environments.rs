@@ -67,7 +67,10 @@ impl Expected {
         assert_eq!((text, status), ("text", "status 7"), "{run:?}");
         assert_eq!(home, format!("700 {uid}"));
         assert_eq!(work == "/work", self.enforces.contains(&"root"), "{run:?}");
+        // A tmpfs has no more, and what is no tmpfs is counted.
+        let disk = if self.enforces.contains(&"root") { "status 9\n" } else { "status 125\n" };
         let same = [
+            ("disk", disk),
             ("network", "ran\nstatus 0\n"),
             ("statuses", "deadline 124\nsignal 137\nmissing 127\nnot executable 126\n"),
             ("orphans", "status 3\nalive 0\n"),

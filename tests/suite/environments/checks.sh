@@ -29,6 +29,10 @@ $O run -q --timeout 1s -- sleep 60 2>error; echo "deadline $?"
 $O run -q -- sh -c 'kill -9 $$'; echo "signal $?"
 $O run -q -- no-such-command 2>error; echo "missing $?"
 $O run -q -- /etc/passwd 2>error; echo "not executable $?"
+step disk
+$O policy show developer | sed 's/^disk = .*/disk = "4MiB"/' >small.toml
+$O run -q --policy small.toml -- sh -c 'head -c 12M /dev/zero >"$HOME/big" 2>/dev/null || exit 9; sleep 60' 2>error
+echo "status $?"
 step term
 mkfifo never
 $O run -q -- sh -c 'trap "echo heard; exit 9" TERM; echo up; while :; do sleep 0.1; done' >out & launcher=$!
