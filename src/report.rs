@@ -149,6 +149,13 @@ pub struct Skips {
 }
 
 impl Skips {
+    /// What one walk passed over.
+    pub fn of(at: &'static str, passed: Passed) -> Skips {
+        let mut skips = Skips::default();
+        skips.take(at, passed);
+        skips
+    }
+
     /// Takes what one walk passed over.
     pub fn take(&mut self, at: &'static str, passed: Passed) {
         self.total += passed.total;

@@ -390,8 +390,7 @@ impl Run<'_> {
             (outcome, _) => outcome,
         };
         let (outcome, disk) = self.charged(plan, &cell, outcome, &mut watch);
-        let mut skipped = Skips::default();
-        skipped.take("copy-in", std::mem::take(&mut watch.skipped));
+        let mut skipped = Skips::of("copy-in", std::mem::take(&mut watch.skipped));
         let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell, &mut skipped);
         let started = watch.started;
         *terminal = watch.terminal.take();
