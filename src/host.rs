@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod groups;
+pub mod image;
 mod learn;
 
 use std::os::unix::fs::FileTypeExt;
@@ -21,6 +22,7 @@ use crate::request::Request;
 use crate::sys;
 
 use groups::Group;
+use image::Image;
 pub use learn::Step;
 use learn::USERNS_REMEDY;
 
@@ -54,6 +56,8 @@ pub struct Host {
     pub modes: Fact<()>,
     /// The file of the authorities that this host trusts, for a broker's connections.
     pub authorities: Fact<PathBuf>,
+    /// The broker's program, where one is asked for.
+    pub broker: Fact<Image>,
     /// Another UID for the agent.
     pub uids: Fact<()>,
     /// UIDs that exist in this user namespace: first and how many.
@@ -270,6 +274,7 @@ impl Host {
             },
             uids,
             authorities: authorities(request, policy),
+            broker: broker(request, policy),
             uid_map,
             counts: counts(&cgroup),
             cgroup,
@@ -400,10 +405,26 @@ const AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// A run that asks for no broker looks for no program of it.
+fn broker(request: &Request, policy: &Policy) -> Fact<Image> {
+    if !asks_for_broker(request, policy) {
+        return no_broker();
+    }
+    Image::find().map_or_else(Fact::Lacks, Fact::Has)
+}
+
+fn asks_for_broker(request: &Request, policy: &Policy) -> bool {
+    request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker
+}
+
+fn no_broker<T>() -> Fact<T> {
+    Fact::lacks("no broker is asked for", "use --network broker")
+}
+
 /// The caller's own file, else the host's.
 fn authorities(request: &Request, policy: &Policy) -> Fact<PathBuf> {
-    if request.network.unwrap_or(policy.network.mode) != NetworkMode::Broker {
-        return Fact::lacks("no broker is asked for", "use --network broker");
+    if !asks_for_broker(request, policy) {
+        return no_broker();
     }
     let files = AUTHORITIES.iter().map(PathBuf::from).find(|path| path.is_file());
     request.ca.clone().or(files).map_or_else(

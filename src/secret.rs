@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
 use crate::sys;
-use crate::sys::process::Fork;
 use crate::sys::vault::Vault;
 
 /// The longest credential that is taken, in bytes: one pipe takes it whole, and no token is near it.
@@ -208,19 +207,16 @@ impl Secret {
         Ok(Secret { vault, touched: length })
     }
 
-    /// Forks with these in the memory of the child, too, which no other fork gets.
+    /// Takes over so many bytes that another process of ours sends. They come into no other memory of this one.
     ///
     /// # Errors
-    /// The errno of madvise(2) or of the fork.
-    pub fn fork_with(all: &[&Secret], fork: impl FnOnce() -> Result<Fork, Errno>) -> Result<Fork, Errno> {
-        let inherit = |wanted| all.iter().try_for_each(|secret| secret.vault.inherit(wanted));
-        let side = inherit(true).and_then(|()| fork())?;
-        if let Fork::Child = side {
-            all.iter().for_each(|secret| secret.vault.lock_copy());
-        }
-        // The advice was taken once before, so it is taken again.
-        let _ = inherit(false);
-        Ok(side)
+    /// There are fewer, or more than any secret has, or there is no memory for them.
+    pub fn receive(mut from: &File, length: usize) -> io::Result<Secret> {
+        let mut vault = Vault::new()?;
+        let space = vault.space().get_mut(..length).ok_or(io::ErrorKind::FileTooLarge)?;
+        from.read_exact(space)?;
+        vault.set_len(length);
+        Ok(Secret { vault, touched: length })
     }
 
     /// The bytes, for the one place that hands them over.

@@ -25,7 +25,6 @@ use crate::confine::Failure;
 use crate::keeper::Keeper;
 use crate::proc::Stat;
 use crate::sys::channel::Channel;
-use crate::tree::Passed;
 pub use counter::Counter;
 pub use ended::Ended;
 use modes::Modes;
@@ -65,8 +64,6 @@ pub struct Watch<'a> {
     pub counter: Option<Counter>,
     /// The directory of the cell's tmpfs, once it is handed out.
     pub top: Option<OwnedFd>,
-    /// What was not copied in.
-    pub skipped: Passed,
     /// Called when the agent is executed.
     pub started: Option<Instant>,
 }
@@ -218,7 +215,6 @@ impl Watch<'_> {
                 (&[b'S', signal], None) => self.stopped(signal),
                 (&[b'X', 0, code], None) => seen.ended = seen.ended.take().or(Some(Ended::Exited(code))),
                 (&[b'X', 1, signal], None) => seen.ended = seen.ended.take().or(Some(Ended::Signaled(signal))),
-                (bytes, None) if self.skipped.hear(bytes) => {}
                 (bytes, _) => seen.failure = Failure::from_bytes(bytes),
             },
             Ok(None) | Err(_) => seen.channel_closed = true,

@@ -10,13 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DnType, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints,
+    NameConstraints, PKCS_ECDSA_P256_SHA256,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::ResolvesServerCertUsingSni;
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::policy::hosts::HostName;
@@ -28,7 +30,22 @@ const SLACK: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
-    valid: (OffsetDateTime, OffsetDateTime),
+    terms: Terms,
+}
+
+/// What it says of itself beside its key.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Terms {
+    names: Vec<HostName>,
+    /// From when on and until when it is valid, in seconds since 1970.
+    valid: (i64, i64),
+}
+
+impl Terms {
+    fn moments(&self) -> (OffsetDateTime, OffsetDateTime) {
+        let moment = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        (moment(self.valid.0), moment(self.valid.1))
+    }
 }
 
 impl fmt::Debug for Authority {
@@ -45,26 +62,48 @@ impl Authority {
     pub fn new(names: &[HostName], time: Duration) -> Result<Authority> {
         let failed = |error: rcgen::Error| Error::new("make an authority for the cell", error.to_string());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let moment = |time: Duration| {
-            OffsetDateTime::from_unix_timestamp(time.as_secs() as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        };
-        let valid = (moment(now.saturating_sub(SLACK)), moment(now + time.min(SLACK * 365) + SLACK));
+        let seconds = |time: Duration| time.as_secs() as i64;
+        let valid = (seconds(now.saturating_sub(SLACK)), seconds(now + time.min(SLACK * 365) + SLACK));
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+        Authority::of(Terms { names: names.to_vec(), valid }, key).map_err(failed)
+    }
+
+    /// The same one, in another process.
+    ///
+    /// # Errors
+    /// A sentence: this is no key.
+    pub fn again(terms: Terms, key: &[u8]) -> Result<Authority, String> {
+        let failed = |error: rcgen::Error| format!("cannot take the cell's authority over: {error}");
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &PKCS_ECDSA_P256_SHA256);
+        key.and_then(|key| Authority::of(terms, key)).map_err(failed)
+    }
+
+    /// What another process needs to be the same one, beside [`Authority::key`].
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Its key (PKCS#8).
+    pub fn key(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.issuer.key().serialize_der())
+    }
+
+    fn of(terms: Terms, key: KeyPair) -> Result<Authority, rcgen::Error> {
+        let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, "oubliette, this run only");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.name_constraints = Some(NameConstraints {
-            permitted_subtrees: names.iter().map(|name| GeneralSubtree::DnsName(name.to_string())).collect(),
+            permitted_subtrees: terms.names.iter().map(|name| GeneralSubtree::DnsName(name.to_string())).collect(),
             // A permitted name says nothing of addresses (RFC 5280, 4.2.1.10).
             excluded_subtrees: vec![
                 GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
                 GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
             ],
         });
-        (params.not_before, params.not_after) = valid;
-        let pem = params.self_signed(&key).map_err(failed)?.pem();
-        Ok(Authority { issuer: Issuer::new(params, key), pem, valid })
+        (params.not_before, params.not_after) = terms.moments();
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Authority { issuer: Issuer::new(params, key), pem, terms })
     }
 
     /// Its certificate, for the cell.
@@ -84,7 +123,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        (params.not_before, params.not_after) = self.valid;
+        (params.not_before, params.not_after) = self.terms.moments();
         let certificate = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));

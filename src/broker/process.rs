@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid, setsid};
+use nix::unistd::{Pid, getppid};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
@@ -31,7 +31,7 @@ use super::proxy::{Pass, Proxy};
 use super::reach::{Budget, Reach};
 use super::tally::Tally;
 use super::watched::{Seen, Watched};
-use super::{HEAD, HEAD_SIZE, HEADERS, Held, MORE, QUIT, Setup, trust};
+use super::{HANDED, HEAD, HEAD_SIZE, HEADERS, Held, MORE, QUIT, READY, Setup, trust, wire};
 use crate::confine::ids::{Ids, become_run};
 use crate::confine::{Places, capabilities, landlock, seccomp};
 use crate::plan::broker::Model;
@@ -61,17 +61,38 @@ pub struct Charge<'a> {
     pub launcher: Pid,
 }
 
-/// Makes this process, a fork of the launcher, the broker.
-pub fn run(charge: Charge<'_>) -> ! {
-    sys::environ::rename(b"oubliette-broker");
+/// Becomes the broker of the run whose launcher has executed this program.
+pub fn main() -> ! {
+    // Exec made it dumpable: whoever has this UID could read the memory that the secrets are to come into.
+    let hidden = prctl::set_dumpable(false);
     // A task that panics would be dropped alone, and the others go on; the message could hold anything.
     std::panic::set_hook(Box::new(|_| std::process::abort()));
-    let channel = charge.channel.try_clone();
-    let done = enter(&charge).and_then(|read| serve(charge, read));
-    if let (Err(why), Ok(channel)) = (&done, channel) {
+    let [Ok(listener), Ok(channel), Ok(pipe)] = HANDED.map(sys::fds::take) else { by_hand() };
+    // Where it is executed by descriptor, some kernels name it by the number of that.
+    let _ = prctl::set_name(c"oubliette-broker");
+    let (listener, channel) = (OwnedFd::from(listener), Channel::of(channel.into()));
+    let last = channel.try_clone();
+    let done = match hidden.map(|()| channel.send(READY, None)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => by_hand(),
+        Err(errno) => Err(format!("cannot keep others from its memory: {}", errno.desc())),
+    };
+    let done = done.and_then(|()| wire::take(&pipe)).and_then(|taken| {
+        drop(pipe);
+        let (ids, launcher) = (taken.words.ids(), taken.words.launcher());
+        let charge = Charge { setup: taken.setup(), listener, channel, ids, launcher };
+        enter(&charge).and_then(|read| serve(charge, read))
+    });
+    if let (Err(why), Ok(channel)) = (&done, last) {
         let _ = channel.send(format!("F{why}").as_bytes(), None);
     }
     exit_now(i32::from(done.is_err()) * 125)
+}
+
+/// Nobody is there to say what it is for.
+fn by_hand() -> ! {
+    eprintln!("oubliette-broker: `oubliette run` executes this program, and gives it what it needs");
+    exit_now(125)
 }
 
 /// What the process has read of the host's files, which it cannot open any more.
@@ -82,12 +103,10 @@ struct Read {
     peers: Option<Peers>,
 }
 
-/// Takes leave of the launcher: its descriptors, its session, its rights.
+/// Reads what it needs of the host, and gives up its rights. Descriptors and session are its own since the exec.
 fn enter(charge: &Charge<'_>) -> Result<Read, String> {
-    let Charge { setup: Setup { plan, agent, .. }, listener, channel, ids, launcher } = charge;
+    let Charge { setup: Setup { plan, agent, .. }, ids, launcher, .. } = charge;
     let failed = |what: &'static str| move |errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
-    setsid().map_err(failed("leave the launcher's session"))?;
-    sys::fds::keep_only(&[listener.as_fd(), channel.as_fd()]).map_err(failed("close the launcher's descriptors"))?;
     let roots = plan.authorities.as_deref().map(trust::read).transpose().map_err(|error| error.to_string())?;
     let names = Names::read()?;
     let open = || Peers::open(*agent).map_err(|error| format!("cannot see who connects to the broker: {error}"));
@@ -238,15 +257,15 @@ fn service(setup: &Setup<'_>, read: Read, tally: Arc<Tally>, listener: SocketAdd
 
 fn path(
     model: &Model,
-    held: &Held<'_>,
+    held: &Held,
     client: Connections,
     sockets: Option<Connections>,
     tally: &Arc<Tally>,
     listener: SocketAddr,
 ) -> Result<Path, String> {
-    let Held { credential, phantom, way, .. } = held;
-    let header = way.header.as_ref().ok_or("the agent's file names no header")?.get().clone();
-    let scheme = if way.scheme.is_empty() { String::new() } else { format!("{} ", way.scheme) };
+    let Held { credential, phantom, header, scheme, .. } = held;
+    let header = header.get().clone();
+    let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme} ") };
     let mut value = HeaderValue::from_bytes(&[scheme.as_bytes(), credential.expose()].concat())
         .map_err(|_| "the credential cannot stand in a header")?;
     value.set_sensitive(true);

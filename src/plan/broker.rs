@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::egress::{self, Egress};
 use super::hold;
 use super::layers::On;
 use super::rules::{self, Filter, Landlock};
 use crate::confine;
+use crate::host::image::Image;
 use crate::host::{Host, Lack};
 use crate::layer::Layer;
 use crate::policy::agent::AgentSpec;
@@ -27,9 +28,12 @@ use crate::request::{Request, UidRange, Upstream};
 pub const PORT: u16 = 20_080;
 
 /// What the broker does.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Broker {
+    /// The program that is executed as the broker. That one has no use for another.
+    #[serde(skip_deserializing)]
+    pub image: Option<Image>,
     /// Where it listens: the base URL and the proxy that the agent gets. Of a broker on the host's loopback the port is known
     /// when it listens.
     pub url: String,
@@ -56,14 +60,16 @@ pub struct Broker {
 }
 
 /// The model's API.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Model {
     /// Where the agent's requests go.
     pub upstream: Upstream,
     /// Whether a request may change to a WebSocket there.
     pub websocket: bool,
-    /// How the agent may send its credential; the one that fits is known when the credential is read.
+    /// How the agent may send its credential; the one that fits is known when the credential is read, and the broker gets
+    /// that one alone.
+    #[serde(skip_deserializing)]
     pub ways: Vec<Way>,
     /// The file with the broker's own certificate for the upstream.
     pub client_cert: Option<PathBuf>,
@@ -72,7 +78,7 @@ pub struct Model {
 }
 
 /// A host that gets a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Injected {
     /// The host.
     pub rule: HostRule,
@@ -132,6 +138,7 @@ pub fn of(
     let injected: Vec<Injected> = request.inject.iter().map(Injected::from).collect();
     let verifies = !injected.is_empty() || model.as_ref().is_some_and(|model| model.upstream.is_tls());
     Some(Broker {
+        image: host.broker.get().ok().cloned(),
         authorities: host.authorities.get().ok().filter(|_| verifies).cloned(),
         injected,
         url: match hold {
@@ -170,6 +177,9 @@ fn model(request: &Request, policy: &Policy, agent: &AgentSpec) -> Option<Model>
 /// Why this agent cannot have a broker, whatever the host.
 pub fn lack(request: &Request, agent: &AgentSpec, host: &Host) -> Option<Lack> {
     let title = &agent.title;
+    if let Err(lack) = host.broker.get() {
+        return Some(lack.clone());
+    }
     if let (false, Err(lack)) = (request.inject.is_empty(), host.authorities.get()) {
         return Some(lack.clone());
     }

@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::hosts::{HostName, HostRule};
 use crate::policy::{Bytes, Policy};
 use crate::request::{From, Request};
 
 /// The list and its bounds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Egress {
     /// The hosts.
@@ -23,7 +23,7 @@ pub struct Egress {
 }
 
 /// One rule of the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Listed {
     /// What it lets through.

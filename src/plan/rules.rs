@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::layers::{self, On};
 use crate::host::{Host, Kind};
@@ -12,7 +12,7 @@ use crate::policy::{NetworkMode, Policy};
 use crate::request::Request;
 
 /// A Landlock domain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Landlock {
     /// The kernel's ABI.
@@ -34,7 +34,7 @@ pub struct Landlock {
 }
 
 /// What may be done below a place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct FileRule {
     /// Where.
     pub place: Place,
@@ -43,7 +43,7 @@ pub struct FileRule {
 }
 
 /// A place in the cell or on the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// The agent's HOME.
@@ -63,7 +63,7 @@ pub enum Place {
 }
 
 /// What may be done below a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
     /// Read files, list directories.
@@ -81,7 +81,7 @@ pub enum Access {
 }
 
 /// What of the seccomp filter depends on the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Filter {
     /// ptrace(2) and process_vm_readv(2) are allowed.
@@ -105,7 +105,7 @@ pub struct Filter {
 }
 
 /// Who changes modes, owners and times of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Modes {
     /// The agent.

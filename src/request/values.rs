@@ -14,7 +14,7 @@ pub struct Upstream {
 }
 
 /// UIDs that root lends to runs, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub struct UidRange {
     /// The first.
     pub first: u32,

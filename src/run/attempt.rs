@@ -31,7 +31,7 @@ use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::plan::{Apart, Identity, Plan, rules};
 use crate::progress::{Progress, Stage};
-use crate::report::{Skips, Timings, Usage};
+use crate::report::{Timings, Usage};
 use crate::resume::Resume;
 use crate::secret::Secret;
 use crate::state::State;
@@ -41,7 +41,6 @@ use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
-use crate::tree::{Bounds, Passed};
 use crate::uids::Lease;
 use crate::wipe::Wiped;
 use crate::workspace::disk_use::DiskUse;
@@ -74,7 +73,6 @@ pub(super) struct Finished {
     pub disk: Option<DiskUse>,
     pub traffic: Option<Traffic>,
     pub wiped: Wiped,
-    pub skipped: Skips,
 }
 
 /// What an attempt has made before the clone.
@@ -86,7 +84,6 @@ struct Prepared {
     lease: Option<Lease>,
     alone: Option<Alone>,
     words: Words,
-    skipped: Passed,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -157,15 +154,17 @@ impl Run<'_> {
         let words = self.words(plan)?;
         let own = words.authority.as_deref();
         let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some(), own);
-        let mut skipped = Passed::default();
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
-            skipped = workspace::fill(cell.dir(), &self.filling(outputs, agent))?;
+            let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
+            filled.map_err(|why| {
+                Error::new("fill the cell", why).hint("see limits.disk and limits.files of the policy")
+            })?;
             workspace::without(&plan.hidden, &places.work, self.kept.as_ref())?;
         }
         self.count(&cell, plan).map_err(|stopped| self.too_much(plan, stopped))?;
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        let prepared = Prepared { cell, places, files, agent, lease, alone, words, skipped };
+        let prepared = Prepared { cell, places, files, agent, lease, alone, words };
         match self.launch(plan, prepared, listener, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
             Err(finished) => Ok(*finished),
@@ -194,7 +193,7 @@ impl Run<'_> {
             home: self.resume.as_ref().and_then(Resume::before),
             keep_base: outputs.as_ref().is_some_and(Outputs::needs_base),
             owner: (agent != self.launcher).then_some(agent),
-            bounds: Bounds { lenient: self.job.request.copy_in_skip, ..bounds(&self.job.level.value.limits) },
+            bounds: bounds(&self.job.level.value.limits),
         }
     }
 
@@ -272,7 +271,6 @@ impl Run<'_> {
             broker: self.broker(plan, prepared.words, prepared.agent, listener),
             counter: None,
             top: None,
-            skipped: prepared.skipped,
             started: None,
         };
         Ok(Ok(Launched {
@@ -390,8 +388,7 @@ impl Run<'_> {
             (outcome, _) => outcome,
         };
         let (outcome, disk) = self.charged(plan, &cell, outcome, &mut watch);
-        let mut skipped = Skips::of("copy-in", std::mem::take(&mut watch.skipped));
-        let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell, &mut skipped);
+        let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell);
         let started = watch.started;
         *terminal = watch.terminal.take();
         // It would take the end of its channel for our death.
@@ -409,7 +406,7 @@ impl Run<'_> {
             run: started.map_or(0, |started| micros(started, ended)),
             wipe: micros(ended, Instant::now()),
         };
-        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), disk, traffic, wiped, skipped })
+        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), disk, traffic, wiped })
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, by the keeper, or where neither has
@@ -472,19 +469,16 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         watch: &Watch<'_>,
         cell: &Cell,
-        skipped: &mut Skips,
     ) -> Option<Error> {
         if !matches!(outcome, Outcome::Ran(Ended::Exited(_) | Ended::Signaled(_) | Ended::Deadline)) {
             return None;
         }
         let top = watch.top.as_ref().map_or(cell.dir(), OwnedFd::as_fd);
         let bounds = bounds(&self.job.level.value.limits);
-        let keep =
-            |resume: &Resume| resume.keep(top, &plan.resume, &bounds).map(|passed| skipped.take("resume", passed));
-        let resumable = self.resume.as_ref().map_or(Ok(()), keep);
+        let resumable = self.resume.as_ref().map_or(Ok(()), |resume| resume.keep(top, &plan.resume, &bounds));
         let Some(outputs) = outputs.take().filter(Outputs::any) else { return resumable.err() };
         let kept: Option<BorrowedFd<'_>> = self.kept.as_ref().map(|kept| kept.directory.fd.as_fd());
-        outputs.write(top, kept, &bounds, skipped).and(resumable).err()
+        outputs.write(top, kept, &bounds).and(resumable).err()
     }
 
     fn not_cloned(&self, cell: Cell, lease: Option<Lease>, failure: Failure) -> Finished {
@@ -502,7 +496,6 @@ impl Run<'_> {
             disk: None,
             traffic: None,
             wiped,
-            skipped: Skips::default(),
         }
     }
 }

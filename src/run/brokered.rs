@@ -95,15 +95,16 @@ impl Run<'_> {
         listener: Option<OwnedFd>,
     ) -> Option<Broker<'a>> {
         let (plan, pass) = (plan.broker.as_ref()?, words.pass?);
-        let held = match (words.phantom, self.secret.clone(), self.way()) {
-            (Some(phantom), Some(credential), Some(way)) => {
-                Some(Held { credential, phantom, way, client_key: self.handed.client_key.clone() })
+        let way = self.way().and_then(|way| Some((way.header.clone()?, way.scheme.clone())));
+        let held = match (words.phantom, self.secret.clone(), way) {
+            (Some(phantom), Some(credential), Some((header, scheme))) => {
+                Some(Held { credential, phantom, header, scheme, client_key: self.handed.client_key.clone() })
             }
             _ => None,
         };
         let (injected, authority) = (self.handed.injected.clone(), words.authority);
-        let setup = Setup { plan, state: &self.state, held, pass, injected, authority, agent: agent.uid };
-        let mut broker = Broker::new(setup);
+        let setup = Setup { plan, held, pass, injected, authority, agent: agent.uid };
+        let mut broker = Broker::new(setup, &self.state);
         listener.into_iter().for_each(|listener| broker.listen(listener));
         Some(broker)
     }

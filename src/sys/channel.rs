@@ -38,6 +38,11 @@ impl Channel {
         Ok((Channel { socket: a }, Channel { socket: b }))
     }
 
+    /// The end that somebody has handed over.
+    pub fn of(socket: OwnedFd) -> Channel {
+        Channel { socket }
+    }
+
     /// Another descriptor for this end.
     ///
     /// # Errors

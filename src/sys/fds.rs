@@ -95,6 +95,29 @@ pub fn keep_only(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     close_from(3, &numbers)
 }
 
+/// Puts these under 3, 4 and so on, open across exec, points 0, 1 and 2 to nothing, and closes every other descriptor but
+/// a copy of `program`, which exec closes. For a fork that executes that one, or ends by [`super::process::exit_now`], so
+/// that nothing is closed a second time.
+///
+/// # Errors
+/// The errno of open(2), fcntl(2), dup3(2) or close_range(2).
+pub fn hand_over(given: &[BorrowedFd<'_>], program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    use std::os::fd::AsRawFd;
+    let above = 3 + given.len() as RawFd;
+    // None may lie where another one is to be.
+    let aside = |fd: BorrowedFd<'_>| {
+        let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above))?;
+        // SAFETY: the kernel has just made it for us.
+        Ok::<_, Errno>(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    let given = given.iter().map(|fd| aside(*fd)).collect::<Result<Vec<_>, _>>()?;
+    let program = aside(program)?;
+    close_standard()?;
+    (3..).zip(given).try_for_each(|(number, fd)| place(fd, number))?;
+    close_from(above as u32, &[program.as_raw_fd() as u32])?;
+    Ok(program)
+}
+
 /// Points 0, 1 and 2 of this process to nothing, so that a pipe of the caller's ends when the agent ends.
 ///
 /// # Errors

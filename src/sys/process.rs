@@ -1,6 +1,6 @@
 //! Making processes, and what a process says of itself.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -86,6 +86,30 @@ pub fn exec(path: &CString, arguments: &[CString], environment: &[CString]) -> E
     match nix::unistd::execve(path, arguments, environment) {
         Err(errno) => errno,
         Ok(never) => match never {},
+    }
+}
+
+/// Executes the program behind a descriptor, under a name and without an environment. Returns only the errno of a failure.
+pub fn exec_file(program: BorrowedFd<'_>, name: &CStr) -> Errno {
+    let arguments = [name.as_ptr(), std::ptr::null()];
+    let none = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: both arrays end in a null pointer and live across the call, as does the descriptor; the path is empty.
+    let failed = Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            none.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    });
+    match failed {
+        // Older sandboxes know the same by its name in /proc.
+        Err(Errno::ENOSYS) => CString::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .map_or(Errno::EINVAL, |path| exec(&path, &[name.to_owned()], &[])),
+        Err(errno) => errno,
+        Ok(_) => Errno::EIO,
     }
 }
 

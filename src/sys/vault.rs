@@ -10,8 +10,8 @@ use crate::secret::MAX;
 
 /// One private mapping of [`MAX`] + 1 bytes.
 ///
-/// `MADV_DONTFORK`: the init and the agent are forks of the launcher and must not start with a copy of the secret
-/// (madvise(2)). `MADV_DONTDUMP`: not in a core file. `mlock` may fail under a small RLIMIT_MEMLOCK, which costs
+/// `MADV_DONTFORK`: the init, the agent and what becomes the broker are forks of the launcher and must not start with a
+/// copy of the secret (madvise(2)). `MADV_DONTDUMP`: not in a core file. `mlock` may fail under a small RLIMIT_MEMLOCK, which costs
 /// secrecy only where the host swaps.
 pub struct Vault {
     start: NonNull<libc::c_void>,
@@ -44,22 +44,6 @@ impl Vault {
             lock(start);
         }
         Ok(vault)
-    }
-
-    /// Whether the next fork gets a copy.
-    ///
-    /// # Errors
-    /// The errno of madvise(2).
-    pub fn inherit(&self, wanted: bool) -> Result<(), Errno> {
-        let advice = if wanted { MmapAdvise::MADV_DOFORK } else { MmapAdvise::MADV_DONTFORK };
-        // SAFETY: the mapping made in new(); both advices keep its content.
-        unsafe { madvise(self.start, SIZE, advice) }
-    }
-
-    /// Keeps a copy that came by a fork out of swap: locks are not inherited (mlock(2)).
-    pub fn lock_copy(&self) {
-        // SAFETY: the mapping made in new().
-        unsafe { lock(self.start) }
     }
 
     /// The whole mapping, to read into.

@@ -88,7 +88,7 @@ impl Stage {
     fn new() -> Stage {
         let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap();
         let program = dir.path().join("oubliette");
-        need::copy_program(env!("CARGO_BIN_EXE_oubliette").as_ref(), &program);
+        need::copy_launcher(&program);
         Stage { dir, program }
     }
 

@@ -5,6 +5,7 @@ mod chunks; // bodies whose length is not told before, and what is no such body
 mod egress; // what is reached beside the API, and by whom
 mod end; // a run whose broker ends is a failure, and leaves nothing
 mod endpoints; // the same at Bedrock and Vertex AI
+mod executed; // it is no fork: another file, other addresses, no memory of the launcher's
 mod flow; // bodies pass part by part, both ways; an upstream that is down, slow or strange
 pub mod frames; // an upstream that speaks WebSocket
 mod hostile; // what is not sent on: wrong phantoms, smuggled requests, floods

@@ -259,7 +259,12 @@ fn the_dockerfile_builds_on_a_distroless_base() {
     };
     let line = [list("ENTRYPOINT"), list("CMD")].concat();
     let installed = lines.iter().find_map(|line| line.1.strip_prefix("--from=build ")).unwrap();
-    assert_eq!(installed.split_whitespace().last(), Some(&line[0][..]));
+    let place = Path::new(installed.split_whitespace().last().unwrap());
+    assert_eq!(Path::new(&line[0]).parent(), Some(place));
+    let built = lines.iter().find(|line| line.0 == "RUN").unwrap().1;
+    for name in ["oubliette", "oubliette-broker"] {
+        assert!(built.split_whitespace().any(|word| word == format!("target/*/release/{name}")), "{name}");
+    }
     Cli::try_parse_from(&line).unwrap();
 }
 

@@ -2,7 +2,6 @@
 //! processes' environments open to everybody.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -48,7 +47,7 @@ impl Sandbox {
         for name in ["program", "bundle", "state"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        need::copy_program(Path::new(env!("CARGO_BIN_EXE_oubliette")), &dir.path().join("program/oubliette"));
+        need::copy_launcher(&dir.path().join("program/oubliette"));
         Some(Sandbox { dir })
     }
 

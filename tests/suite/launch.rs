@@ -50,8 +50,7 @@ impl Lab {
             .tempdir_in("/tmp")
             .unwrap();
         let program = dir.path().join("oubliette");
-        let built = env!("CARGO_BIN_EXE_oubliette");
-        crate::need::copy_program(built.as_ref(), &program);
+        crate::need::copy_launcher(&program);
         let root = nix::unistd::geteuid().is_root();
         let own = nix::unistd::geteuid().as_raw();
         let fresh = 52_000 + std::process::id() % 500 * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;

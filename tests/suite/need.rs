@@ -72,6 +72,12 @@ pub fn as_root() -> bool {
     need("root", nix::unistd::geteuid().is_root())
 }
 
+/// Copies the launcher to this place, and the broker's program beside it.
+pub fn copy_launcher(to: &std::path::Path) {
+    copy_program(env!("CARGO_BIN_EXE_oubliette").as_ref(), to);
+    copy_program(env!("CARGO_BIN_EXE_oubliette-broker").as_ref(), &to.with_file_name("oubliette-broker"));
+}
+
 /// Copies a program by another process: a descriptor that is open for writing here would be inherited by whatever
 /// another test forks meanwhile, and the copy could not be executed (ETXTBSY).
 pub fn copy_program(from: &std::path::Path, to: &std::path::Path) {

@@ -61,7 +61,7 @@ impl Place {
         let open = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 != 0);
         if !program.ancestors().all(open) {
             let copy = dir.path().join("oubliette");
-            crate::need::copy_program(program.as_ref(), &copy);
+            crate::need::copy_launcher(&copy);
             program = copy;
         }
         let uids = 1_800_000_000 + rand::random_range(0..1_000_000) * 64;

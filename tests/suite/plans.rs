@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use oubliette::cli::{Cli, RunArgs};
+use oubliette::host::image::Image;
 use oubliette::host::{Cgroups, Counts, Fact, Host, Kind, Lack, Maker, Programs, Shown};
 use oubliette::job::Job;
 use oubliette::layer::{Decision, Layer};
@@ -48,6 +49,7 @@ pub fn full() -> Host {
         seccomp: Fact::Has(()),
         modes: Fact::Has(()),
         authorities: Fact::Has("/etc/ssl/cert.pem".into()),
+        broker: Fact::Has(Image::of("/usr/bin/oubliette-broker".into(), fs::File::open("/dev/null").unwrap())),
         uids: Fact::Has(()),
         uid_map: vec![(0, u32::MAX)],
         ranges: Fact::Has(Ranges::default()),

@@ -21,7 +21,7 @@ fn posture_of_a_plain_user_with_one_variable() {
     let dir =
         tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     let program = dir.path().join("oubliette");
-    need::copy_program(env!("CARGO_BIN_EXE_oubliette").as_ref(), &program);
+    need::copy_launcher(&program);
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "umask 0027; ulimit -n 77; exec setpriv --no-new-privs --bounding-set -all \"$0\" __posture"]);
     command

@@ -48,10 +48,7 @@ impl Stage {
     pub fn new() -> Stage {
         let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap();
         let program = dir.path().join("oubliette");
-        // By another process: a child that another test forks meanwhile would hold this one's copy open for writing, and
-        // the kernel executes no such file (ETXTBSY).
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_oubliette")).arg(&program).status().unwrap();
-        assert!(copied.success());
+        crate::need::copy_launcher(&program);
         fs::set_permissions(&program, fs::Permissions::from_mode(0o555)).unwrap();
         let uid = geteuid().is_root().then(fresh_uid);
         for (name, owner) in [("root", None), ("user", uid)] {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{filter, machine};
-use crate::need::{copy_program, need_program};
+use crate::need::{copy_launcher, need_program};
 
 /// Whoever is not root.
 pub const PLAIN: u32 = 50_001;
@@ -87,7 +87,7 @@ impl Scratch {
     pub fn new() -> Scratch {
         let mode = fs::Permissions::from_mode(0o755);
         let dir = tempfile::Builder::new().prefix("environment-").permissions(mode).tempdir_in("/var/tmp").unwrap();
-        copy_program(env!("CARGO_BIN_EXE_oubliette").as_ref(), &dir.path().join("oubliette"));
+        copy_launcher(&dir.path().join("oubliette"));
         let scratch = Scratch(dir);
         scratch.file("no-landlock", &filter::no_landlock());
         scratch.file("docker", &filter::docker());

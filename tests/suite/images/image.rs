@@ -67,7 +67,7 @@ impl Image {
         for name in directories {
             image.directory(name, 0o755);
         }
-        copy_program(env!("CARGO_BIN_EXE_oubliette").as_ref(), &image.made(program));
+        need::copy_launcher(&image.made(program));
         copy_program(&applets, &image.made(busybox));
         compile("gcc", "as.c", &["-static"], &image.path("as"))?;
         for point in DEVICES.iter().skip(1).step_by(3) {

@@ -8,6 +8,7 @@ use crate::launch::{Lab, Who};
 use crate::need::{self, need_program};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oubliette");
+const BROKER: &str = env!("CARGO_BIN_EXE_oubliette-broker");
 
 fn said(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -16,8 +17,11 @@ fn said(command: &mut Command) -> String {
 }
 
 #[test]
-fn it_is_one_static_file() {
+fn both_programs_are_static() {
     let Some(readelf) = need_program("readelf") else { return };
+    // A position-independent one has a dynamic section, by which it moves itself, and no loader and no library.
+    let broker = said(Command::new(&readelf).args(["--program-headers", "--dynamic", "--wide", BROKER]));
+    assert!(broker.contains(" LOAD ") && !broker.contains(" INTERP ") && !broker.contains("(NEEDED)"), "{broker}");
     let segments = said(Command::new(readelf).args(["--program-headers", "--wide", PROGRAM]));
     assert!(segments.contains(" LOAD "), "{segments}");
     assert!(!segments.contains(" INTERP ") && !segments.contains(" DYNAMIC "), "{segments}");

@@ -69,10 +69,7 @@ impl Stage {
         let mut dir = tempfile::Builder::new();
         let dir = dir.prefix("real-agent-").permissions(fs::Permissions::from_mode(0o755));
         let dir = dir.tempdir_in("/var/tmp").expect("a scratch directory");
-        // By a process of its own: a copy that this one writes would be open in every child that another test starts
-        // meanwhile, and what is open to be written cannot be executed.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_oubliette")).arg(dir.path()).status();
-        assert!(copied.is_ok_and(|status| status.success()), "a copy of the program");
+        crate::need::copy_launcher(&dir.path().join("oubliette"));
         let token = format!("{beginning}{:032x}", rand::random::<u128>());
         let stage = Stage { dir, launcher, agent: PathBuf::new(), token };
         fs::create_dir(stage.own()).expect("a directory of the launcher's own");
