@@ -2,6 +2,7 @@
 //! `doctor` share it.
 #![forbid(unsafe_code)]
 
+pub mod apart;
 pub mod broker;
 pub mod counts;
 pub mod egress;
@@ -363,7 +364,7 @@ impl Plan {
             program: host.programs.agent.path.clone(),
             check: settings.is_some().then(|| agent.check.clone()),
             settings,
-            apart: layers::apart(request, host, &on),
+            apart: apart::apart(request, host, &on),
             wait: request.wait.map(|wait| wait.0),
             timeout: request.timeout.unwrap_or(policy.limits.time).0,
             grace: request.grace.unwrap_or(policy.limits.grace).0,

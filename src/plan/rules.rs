@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::layers::{self, On};
+use super::apart;
+use super::layers::On;
 use crate::host::{Host, Kind};
 use crate::layer::Layer;
 use crate::policy::{NetworkMode, Policy};
@@ -279,6 +280,6 @@ pub fn filter(policy: &Policy, request: &Request, host: &Host, on: &On, network:
         udp: own_net || (network == NetworkMode::Host && policy.network.udp),
         listen: !(hosts_broker(network, on) && on.has(Layer::LandlockNet)) || policy.network.bind.list() != Some(&[]),
         others: on.has(Layer::Pid),
-        modes: if layers::asks_for_modes(request, host, |layer| on.has(layer)) { Modes::Asked } else { Modes::Free },
+        modes: if apart::asks_for_modes(request, host, |layer| on.has(layer)) { Modes::Asked } else { Modes::Free },
     })
 }
