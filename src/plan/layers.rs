@@ -299,7 +299,9 @@ fn net_of_broker(given: Given<'_>) -> Can {
             format!("{remedy}{others}; or change `network.least` of the policy"),
         ));
     }
-    let why = match held.open(in_space(request, host, on).is_none()) {
+    // Under Landlock for files modes and signals may cross, and nothing is read.
+    let read = in_space(request, host, on).is_none() && !on(Layer::LandlockFs);
+    let why = match held.open(read) {
         Some(open) => format!("{why}; without it {open}"),
         None => why.to_owned(),
     };
