@@ -38,9 +38,9 @@ const TIERS: [(&str, &str); 4] = [
 ];
 
 /// Leaves files everywhere and two processes that hold on: double-forked, each in a session of its own, deaf to every
-/// signal that can be ignored.
+/// signal that can be ignored. Modes in the background: without a private root a stopped launcher answers for them later.
 const HOLD_ON: &str = "
-for dir in \"$HOME\" \"$TMPDIR\" .; do mkdir -p \"$dir/deep/er\"; echo x > \"$dir/deep/er/left\"; chmod 0 \"$dir/deep\"; done
+for dir in \"$HOME\" \"$TMPDIR\" .; do mkdir -p \"$dir/deep/er\"; echo x > \"$dir/deep/er/left\"; chmod 0 \"$dir/deep\" >/dev/null 2>&1 & done
 deaf='trap \"\" HUP INT QUIT TERM TSTP USR1 USR2; echo child; exec >/dev/null 2>&1 </dev/null; while :; do sleep 999; done'
 (setsid sh -c \"$deaf\" & cd /; setsid sh -c \"$deaf\" &) &
 wait $!

@@ -320,7 +320,7 @@ fn no_websocket_but_to_the_upstream_of_a_file_that_says_so() {
     let own = output(client(&mut speaking.command(), &script));
     assert_eq!(own.out.trim(), "101", "{own:?}");
     assert!(speaking.explained(&[]).contains("sockets   WebSockets to it, too"));
-    assert!(!speaking.explained(&["--upstream", &speaking.front.url()]).contains("sockets "));
+    assert!(!speaking.explained(&["--upstream", &speaking.front.url()]).contains("\n  sockets "));
     // Of another upstream nothing says that it speaks them.
     let named = output(client(speaking.command().args(["--upstream", &speaking.front.url()]), &script));
     assert_eq!((named.out.trim(), &report(&named)["broker"]["refused"]), ("400", &1.into()), "{named:?}");
