@@ -245,11 +245,20 @@ fn what_is_open_under_gvisor_is_said_beforehand() {
     let around = Around { uid: 0, lenient: true, ..AROUND };
     let scene = Scene { victim: &plan, attacker: &plan, around };
     let open = |name: &str| matches!(scene.expect(name), Expected::Open { .. });
-    let named =
-        ["proc-environ", "proc-fd-open", "proc-cmdline", "inotify-dir", "see-pid", "abstract-socket", "list-shm"];
+    let named = ["proc-environ", "proc-fd-open", "proc-cmdline", "inotify-dir", "see-pid", "lock-shared", "list-shm"];
     assert!(named.iter().all(|name| open(name)), "{named:?}");
-    let closed =
-        ["read-file", "read-tmp-file", "kill-usr1", "prlimit", "setpriority", "sysv-shm", "proc-mem", "kill-all"];
+    let closed = [
+        "abstract-socket",
+        "host-socket",
+        "read-file",
+        "read-tmp-file",
+        "kill-usr1",
+        "prlimit",
+        "setpriority",
+        "sysv-shm",
+        "proc-mem",
+        "kill-all",
+    ];
     assert!(!closed.iter().any(|name| open(name)), "{closed:?}");
 }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -90,8 +92,8 @@ pub const MATRIX: &[(&str, &str, &str)] = &[
     // There is none; `doctor --attack --network broker` has its own.
     ("broker-own-phantom", "....", ""), ("broker-no-phantom", "....", ""), ("broker-guess", "....", ""),
     ("broker-known", "....", ""), ("egress-address", "....", ""), ("egress-name", "....", ""), ("egress-plain", "....", ""),
-    ("egress-victim", "....", ""), ("egress-victims-list", "....", ""), ("host-socket", "....", ""),
-    ("host-datagram", "....", ""),
+    ("egress-victim", "....", ""), ("egress-victims-list", "....", ""), ("host-socket", "X...", ""),
+    ("host-datagram", "X...", ""),
     // Kernel objects.
     ("sysv-shm", "X...", ""), ("sysv-sem", "X...", ""), ("sysv-msg", "X...", ""), ("posix-mq", "X...", ""),
     ("key-by-serial", "....", ""), ("key-by-name", "....", ""), ("add-key", "X...", ""),
@@ -263,11 +265,23 @@ impl Drop for HostServer {
     }
 }
 
+/// Sockets with a path that everybody may connect to, outside of both cells.
+fn host_paths(stage: &Stage, target: &mut Target) -> (UnixListener, UnixDatagram) {
+    let [stream, datagram] = ["stream", "datagram"].map(|name| stage.path().join(name));
+    let held = (UnixListener::bind(&stream).unwrap(), UnixDatagram::bind(&datagram).unwrap());
+    for path in [&stream, &datagram] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    (target.host_socket, target.host_datagram) = (Some(stream), Some(datagram));
+    held
+}
+
 fn encounter(who: Who, tier: Tier, net: Net) -> Encounter {
     let stage = Stage::new();
     let host = HostServer::start();
     let (a, mut target) = victim(&stage, who, tier, net);
     (target.host_tcp, target.host_udp) = host.ports();
+    let _held = host_paths(&stage, &mut target);
     let b = attack(&stage, who, tier, net, &target);
     let lines: Result<Vec<Value>, _> = b.out.lines().map(serde_json::from_str).collect();
     let mut lines = lines.unwrap_or_else(|error| panic!("{error}: {b:?}"));
