@@ -115,7 +115,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__explain)
-            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --login-file --policy --network --allow --mcp-config --endpoint --upstream --ca --inject --client-cert --setenv --workspace --resume --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --json --user --credential-file --credential-fd --credential-env --credential-stdin --login-file --policy --network --allow --mcp-config --endpoint --upstream --ca --inject --client-cert --setenv --workspace --resume --copy-in --copy-in-skip --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -451,7 +451,7 @@ _oubliette() {
             return 0
             ;;
         oubliette__subcmd__run)
-            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --login-file --policy --network --allow --mcp-config --endpoint --upstream --ca --inject --client-cert --setenv --workspace --resume --copy-in --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
+            opts="-u -w -q -l -a -h --user --credential-file --credential-fd --credential-env --credential-stdin --login-file --policy --network --allow --mcp-config --endpoint --upstream --ca --inject --client-cert --setenv --workspace --resume --copy-in --copy-in-skip --export --patch --timeout --grace --beside --wait --report-fd --quiet --state-dir --uid-range --policy-dir --require --level --agent --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

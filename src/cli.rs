@@ -152,6 +152,9 @@ pub struct RunArgs {
     /// Fill a fresh workspace with a copy of this directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
     pub copy_in: Option<PathBuf>,
+    /// Pass over what cannot be copied in (unreadable files, other file systems) and name it, instead of refusing the run
+    #[arg(long, requires = "copy_in", help_heading = "Files")]
+    pub copy_in_skip: bool,
     /// After the run put the workspace into this new directory, or as a tar archive into FILE.tar or `-`
     #[arg(long, value_name = "DIR|FILE.tar|-", value_hint = ValueHint::AnyPath, help_heading = "Files")]
     pub export: Option<PathBuf>,

@@ -355,7 +355,14 @@ impl Confinement<'_> {
 
     /// Fills a fresh workspace, and keeps a copy of what it holds at the start.
     fn fill(&self, top: &OwnedFd) -> Result<(), Failure> {
-        crate::workspace::fill(top.as_fd(), &self.filling).map_err(|why| Failure::plain(Errno::UnknownErrno, &why))
+        let filled = crate::workspace::fill(top.as_fd(), &self.filling);
+        let skipped = filled.map_err(|error| {
+            let (action, cause) = error.parts();
+            Failure::plain(Errno::UnknownErrno, &[action, &cause, error.remedy()].join("\n"))
+        })?;
+        let mut sent = skipped.messages().map(|message| self.channel.send(&message, None));
+        let sent = sent.try_for_each(|sent| sent);
+        sent.map_err(|errno| Failure::plain(errno, "tell the launcher what was not copied in"))
     }
 
     fn name_and_network(&self) -> Result<(), Failure> {

@@ -12,13 +12,13 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, Whence, fchown, fchownat, ftruncate, lseek, symlinkat};
 
 use crate::policy::paths::HomePath;
-use crate::tree::{Bounds, Entry, Kind, Status, Step, TreeError, Walk, errno, open_dir, open_file};
+use crate::tree::{Bounds, Entry, Kind, Leave, Passed, Status, Step, TreeError, Walk, errno, open_dir, open_file};
 
 /// Why a copy ended early; what was copied until then is still there, for the caller to wipe.
 pub type CopyError = TreeError;
 
 /// What was copied.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Copied {
     /// Regular files.
     pub files: u64,
@@ -28,8 +28,8 @@ pub struct Copied {
     pub links: u64,
     /// Apparent size of all files.
     pub bytes: u64,
-    /// Fifos, sockets, devices and what another mount covers: not copied.
-    pub skipped: u64,
+    /// What was not copied.
+    pub skipped: Passed,
 }
 
 /// Copies everything in `from` into the directory `to`, in which a directory may be there already and nothing else of it.
@@ -61,7 +61,9 @@ pub fn copy_named(
     names: &[HomePath],
     bounds: &Bounds,
 ) -> Result<Copied, CopyError> {
-    let others = |path: &[u8], kind: Kind| !names.iter().any(|name| leads(name.as_str(), path, kind));
+    let others = |path: &[u8], kind: Kind| {
+        if names.iter().any(|name| leads(name.as_str(), path, kind)) { Leave::Take } else { Leave::Out }
+    };
     copy(Walk::without(from, bounds, &others)?, to, None)
 }
 
@@ -95,12 +97,18 @@ fn copy(mut walk: Walk<'_>, to: BorrowedFd<'_>, owner: Option<(Uid, Gid)>) -> Re
         let (verb, result) = match step {
             Step::Enter(entry) => ("create", copy.enter(entry)),
             Step::Leave => ("finish", copy.leave()),
-            Step::File(entry) => ("copy", copy.file(walk.dir(), &entry)),
+            Step::File(entry) => match open_file(walk.dir(), &entry.name) {
+                Ok((file, status)) => ("copy", copy.file(file, &status, &entry)),
+                Err(errno) => {
+                    walk.pass_unreadable("open", errno)?;
+                    continue;
+                }
+            },
             Step::Link(entry) => ("copy", copy.link(walk.dir(), &entry)),
         };
         result.map_err(|errno| walk.failed(verb, errno))?;
     }
-    Ok(Copied { skipped: walk.skipped(), ..copy.done })
+    Ok(Copied { skipped: walk.passed(), ..copy.done })
 }
 
 struct Copy<'a> {
@@ -141,8 +149,7 @@ impl Copy<'_> {
         futimens(fd, &TimeSpec::UTIME_OMIT, &modified)
     }
 
-    fn file(&mut self, dir: BorrowedFd<'_>, entry: &Entry) -> nix::Result<()> {
-        let (mut source, status) = open_file(dir, &entry.name)?;
+    fn file(&mut self, mut source: File, status: &Status, entry: &Entry) -> nix::Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let mut new = File::from(openat(self.target(), entry.name.as_os_str(), flags, mode)?);

@@ -43,6 +43,11 @@ impl Error {
         self
     }
 
+    /// Verb and object, and why: for whoever says it elsewhere.
+    pub fn parts(&self) -> (&str, String) {
+        (&self.action, format!("{:#}", self.cause))
+    }
+
     /// The status to end with.
     pub fn status(&self) -> Exit {
         self.exit

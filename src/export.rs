@@ -109,7 +109,13 @@ pub fn to_tar(from: BorrowedFd<'_>, out: &mut dyn Write, bounds: &Bounds) -> Res
                 done.links += 1;
             }
             Step::File(entry) => {
-                let (file, status) = open_file(walk.dir(), &entry.name).map_err(|e| walk.failed("read", e))?;
+                let (file, status) = match open_file(walk.dir(), &entry.name) {
+                    Ok(opened) => opened,
+                    Err(errno) => {
+                        walk.pass_unreadable("open", errno)?;
+                        continue;
+                    }
+                };
                 let size = status.size.min(entry.status.size);
                 // Exactly as long as the header says, even if a live writer truncates the file meanwhile.
                 let mut content = file.chain(io::repeat(0)).take(size);
@@ -120,7 +126,7 @@ pub fn to_tar(from: BorrowedFd<'_>, out: &mut dyn Write, bounds: &Bounds) -> Res
         }
     }
     tar.finish()?;
-    Ok(Copied { skipped: walk.skipped(), ..done })
+    Ok(Copied { skipped: walk.passed(), ..done })
 }
 
 /// Names are written byte for byte: the convenience functions of the crate would normalise the text of a link.

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::readlinkat;
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 
-use crate::tree::{Bounds, Entry, Kind, Step, TreeError, Walk, errno, open_file, printable};
+use crate::tree::{Bounds, Entry, Kind, Leave, Passed, Step, TreeError, Walk, errno, open_file, printable};
 use blob::{Blob, Body, fill};
 use text::{LINE, range};
 pub use text::{base85, quoted};
@@ -38,7 +38,7 @@ const CONTEXT: usize = 3;
 const NOTHING: &str = "0000000000000000000000000000000000000000";
 
 /// What a patch contains.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Files and links that only the new tree has.
     pub added: u64,
@@ -46,9 +46,9 @@ pub struct Summary {
     pub removed: u64,
     /// Files and links with another content, mode or kind.
     pub changed: u64,
-    /// Names of the new tree that a patch cannot carry: fifos, sockets, devices, foreign mounts, and every spelling of
-    /// `.git` that git refuses to write.
-    pub left_out: u64,
+    /// Names of the new tree that a patch cannot carry: fifos, sockets, devices, and every spelling of `.git` that git
+    /// refuses to write. Not `.git` itself, which is the repository and no part of its content.
+    pub skipped: Passed,
 }
 
 /// Writes the difference from the tree `base` to the tree `work` in git's format, with full SHA-1 object names.
@@ -92,8 +92,16 @@ pub fn write(
         }
     }
     patch.out.flush()?;
-    summary.left_out = new.walk.skipped();
+    summary.skipped = new.walk.passed();
     Ok(summary)
+}
+
+fn leave(path: &[u8], kind: Kind) -> Leave {
+    match path.rsplit(|byte| *byte == b'/').next() {
+        Some(b".git") => Leave::Out,
+        _ if refused_by_git(path, kind) => Leave::Named("git takes no such name"),
+        _ => Leave::Take,
+    }
 }
 
 /// Names that git refuses to write anywhere (verify_path in its read-cache.c): one of them in a patch and git takes
@@ -126,7 +134,7 @@ struct Side {
 
 impl Side {
     fn new(root: BorrowedFd<'_>, bounds: &Bounds) -> Result<Side, TreeError> {
-        let mut side = Side { walk: Walk::without(root, bounds, &refused_by_git)?, item: None };
+        let mut side = Side { walk: Walk::without(root, bounds, &leave)?, item: None };
         side.advance()?;
         Ok(side)
     }

@@ -43,6 +43,8 @@ pub struct Request {
     pub resume: bool,
     /// What fills it.
     pub copy_in: Option<PathBuf>,
+    /// What of it cannot be read is passed over.
+    pub copy_in_skip: bool,
     /// Where it goes afterwards.
     pub export: Option<Export>,
     /// Where a patch of the changes goes.
@@ -154,6 +156,7 @@ impl Request {
             workspace: workspace.map_or(Ok(Workspace::Fresh), as_workspace)?,
             resume: args.resume,
             copy_in: args.copy_in,
+            copy_in_skip: args.copy_in_skip,
             export: args.export.map(as_export),
             patch: args.patch,
             network: merge.pick("network", args.network, config.network),

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::policy::paths::HomePath;
 use crate::report::Leftover;
 use crate::state::State;
-use crate::tree::{Bounds, TreeError, entries, open_dir};
+use crate::tree::{Bounds, Passed, TreeError, entries, open_dir};
 use crate::wipe::wipe;
 
 /// What a run keeps for the next one: a part of a HOME, in a directory that only the launcher's user enters. No agent ever
@@ -59,31 +59,33 @@ impl Resume {
     }
 
     /// Keeps these paths of HOME instead of what was kept until now; one that is not there is left out. `top` is the directory
-    /// that HOME is in. Comes after the cell's last process is dead: the content is hostile, and leaves as an export does.
+    /// that HOME is in. Gives what cannot be kept. Comes after the cell's last process is dead: the content is hostile, and leaves as an export does.
     ///
     /// # Errors
     /// A bound is exceeded, or the disk is full: what was kept until now stays.
-    pub fn keep(&self, top: BorrowedFd<'_>, paths: &[HomePath], bounds: &Bounds) -> Result<()> {
+    pub fn keep(&self, top: BorrowedFd<'_>, paths: &[HomePath], bounds: &Bounds) -> Result<Passed> {
         let written = self.write(top, paths, bounds).map_err(|error| error.to_string());
         // Clears up in either case.
         let finished = finish(self.place.as_fd(), &self.name);
-        written.and(finished).map_err(|why| {
+        finished.and(written).map_err(|why| {
             Error::new("keep what the agent resumes from", why)
                 .hint("free the disk; see limits.disk and limits.files of the policy")
         })
     }
 
-    fn write(&self, top: BorrowedFd<'_>, paths: &[HomePath], bounds: &Bounds) -> Result<(), TreeError> {
+    fn write(&self, top: BorrowedFd<'_>, paths: &[HomePath], bounds: &Bounds) -> Result<Passed, TreeError> {
         let (place, name) = (self.place.as_fd(), self.name.as_str());
         let (old, draft) = (format!("{OLD}{name}"), format!("{DRAFT}{name}"));
         let failed = |errno| TreeError::Path { verb: "make", path: draft.clone(), errno };
         mkdirat(place, draft.as_str(), Mode::S_IRWXU).map_err(failed)?;
         let to = open_dir(place, OsStr::new(&draft)).map_err(failed)?;
         let home = open_dir(top, OsStr::new("home")).map_err(failed)?;
-        copy_named(home.as_fd(), to.as_fd(), paths, bounds)?;
+        let skipped = copy_named(home.as_fd(), to.as_fd(), paths, bounds)?.skipped;
         // Exchanging the two in one step is what not every kernel has (renameat2(2), gVisor).
         match renameat(place, name, place, old.as_str()) {
-            Ok(()) | Err(Errno::ENOENT) => renameat(place, draft.as_str(), place, name).map_err(failed),
+            Ok(()) | Err(Errno::ENOENT) => {
+                renameat(place, draft.as_str(), place, name).map_err(failed).map(|()| skipped)
+            }
             Err(errno) => Err(failed(errno)),
         }
     }

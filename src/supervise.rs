@@ -25,6 +25,7 @@ use crate::confine::Failure;
 use crate::keeper::Keeper;
 use crate::proc::Stat;
 use crate::sys::channel::Channel;
+use crate::tree::Passed;
 pub use counter::Counter;
 pub use ended::Ended;
 use modes::Modes;
@@ -64,6 +65,8 @@ pub struct Watch<'a> {
     pub counter: Option<Counter>,
     /// The directory of the cell's tmpfs, once it is handed out.
     pub top: Option<OwnedFd>,
+    /// What was not copied in.
+    pub skipped: Passed,
     /// Called when the agent is executed.
     pub started: Option<Instant>,
 }
@@ -215,6 +218,7 @@ impl Watch<'_> {
                 (&[b'S', signal], None) => self.stopped(signal),
                 (&[b'X', 0, code], None) => seen.ended = seen.ended.take().or(Some(Ended::Exited(code))),
                 (&[b'X', 1, signal], None) => seen.ended = seen.ended.take().or(Some(Ended::Signaled(signal))),
+                (bytes, None) if self.skipped.hear(bytes) => {}
                 (bytes, _) => seen.failure = Failure::from_bytes(bytes),
             },
             Ok(None) | Err(_) => seen.channel_closed = true,

@@ -26,12 +26,14 @@ pub struct Bounds {
     pub files: u64,
     /// Directories inside each other. The walk holds one descriptor for each (twice while copying or comparing).
     pub depth: usize,
+    /// What cannot be read, and what another mount covers, is passed over and named instead of ending the walk.
+    pub lenient: bool,
 }
 
 impl Default for Bounds {
     /// 4 GiB, a million names, 256 levels (at most 512 descriptors, half of the usual RLIMIT_NOFILE).
     fn default() -> Bounds {
-        Bounds { bytes: 4 << 30, files: 1_000_000, depth: 256 }
+        Bounds { bytes: 4 << 30, files: 1_000_000, depth: 256, lenient: false }
     }
 }
 
@@ -56,8 +58,85 @@ pub enum TreeError {
         /// The reason.
         errno: Errno,
     },
+    /// Something else is mounted at `path`, and files below it would be lost.
+    Mount {
+        /// Where, relative to the tree, escaped for printing.
+        path: String,
+    },
     /// The receiver of the output failed.
     Output(std::io::Error),
+}
+
+/// One name that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Where, relative to the tree, escaped for printing.
+    pub path: String,
+    /// Why, in a few words.
+    pub why: String,
+}
+
+/// What was passed over: the first [`LISTED`] by name, and how many in all.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// By name.
+    pub listed: Vec<Skipped>,
+    /// In all.
+    pub total: u64,
+}
+
+/// How many names a [`Passed`] lists. A hostile tree has millions of fifos.
+pub const LISTED: usize = 100;
+
+/// How much of a name is listed, in bytes.
+const NAME: usize = 512;
+
+impl Passed {
+    /// As messages of a channel, the count last.
+    pub fn messages(&self) -> impl Iterator<Item = Vec<u8>> {
+        let named = |one: &Skipped| [b"P", one.path.as_bytes(), b"\0", one.why.as_bytes()].concat();
+        let count = [&b"Q"[..], &self.total.to_le_bytes()].concat();
+        self.listed.iter().map(named).chain((self.total > 0).then_some(count))
+    }
+
+    /// Takes such a message; gives whether it was one.
+    pub fn hear(&mut self, message: &[u8]) -> bool {
+        match message {
+            [b'P', named @ ..] => {
+                let text = String::from_utf8_lossy(named);
+                let (path, why) = text.split_once('\0').unwrap_or((&text, ""));
+                self.listed.push(Skipped { path: path.to_owned(), why: why.to_owned() });
+                self.total += 1;
+                true
+            }
+            &[b'Q', a, b, c, d, e, f, g, h] => {
+                self.total = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes one more.
+    pub fn add(&mut self, path: &[u8], why: impl Into<String>) {
+        self.total += 1;
+        if self.listed.len() < LISTED {
+            let shown = printable(&path[..path.len().min(NAME)]);
+            let path = if path.len() > NAME { shown + "…" } else { shown };
+            self.listed.push(Skipped { path, why: why.into() });
+        }
+    }
+}
+
+/// What a walk does with a name that it is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It is taken.
+    Take,
+    /// It is not part of what is wanted, and nobody misses it.
+    Out,
+    /// It is passed over and named, for this reason.
+    Named(&'static str),
 }
 
 impl fmt::Display for TreeError {
@@ -65,6 +144,7 @@ impl fmt::Display for TreeError {
         match self {
             TreeError::Bound { path, bound, limit } => write!(f, "`{path}` exceeds the bound of {limit} {bound}"),
             TreeError::Path { verb, path, errno } => write!(f, "cannot {verb} `{path}`: {}", errno.desc()),
+            TreeError::Mount { path } => write!(f, "another file system is mounted at `{path}`"),
             TreeError::Output(error) => write!(f, "cannot write the output: {error}"),
         }
     }
@@ -137,7 +217,9 @@ pub fn kind_of(dir: BorrowedFd<'_>, name: &OsStr, listed: Option<Type>) -> Resul
         Some(Type::Directory) => Kind::Directory,
         Some(Type::File) => Kind::File,
         Some(Type::Symlink) => Kind::Link,
-        Some(_) => Kind::Other,
+        Some(Type::Fifo) => Kind::Fifo,
+        Some(Type::Socket) => Kind::Socket,
+        Some(_) => Kind::Device,
         None => status(dir, name)?.kind,
     })
 }
@@ -177,16 +259,17 @@ struct Level {
 
 /// A walk through a tree in the byte order of full paths, which is git's order, within [`Bounds`].
 ///
-/// Fifos, sockets, devices and whatever another mount covers are passed over and counted.
+/// Fifos, sockets and devices are passed over, named and counted. What another mount covers and what cannot be read is an
+/// error, or with [`Bounds::lenient`] the same.
 pub struct Walk<'a> {
     levels: Vec<Level>,
     path: Vec<u8>,
     mount: Mount,
     bounds: Bounds,
-    leave_out: &'a dyn Fn(&[u8], Kind) -> bool,
+    leave_out: &'a dyn Fn(&[u8], Kind) -> Leave,
     files: u64,
     bytes: u64,
-    skipped: u64,
+    passed: Passed,
 }
 
 impl<'a> Walk<'a> {
@@ -195,23 +278,24 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// When the directory itself cannot be read.
     pub fn new(root: BorrowedFd<'_>, bounds: &Bounds) -> Result<Walk<'static>, TreeError> {
-        Walk::without(root, bounds, &|_, _| false)
+        Walk::without(root, bounds, &|_, _| Leave::Take)
     }
 
-    /// The same without the paths (and what is below them) that `leave_out` answers true for.
+    /// The same without the paths (and what is below them) that `leave_out` does not take.
     ///
     /// # Errors
     /// When the directory itself cannot be read.
     pub fn without(
         root: BorrowedFd<'_>,
         bounds: &Bounds,
-        leave_out: &'a dyn Fn(&[u8], Kind) -> bool,
+        leave_out: &'a dyn Fn(&[u8], Kind) -> Leave,
     ) -> Result<Walk<'a>, TreeError> {
         let failed = |errno| TreeError::Path { verb: "read", path: ".".into(), errno };
         let mount = status_of(root).map_err(failed)?.mount;
         let dir = open_dir(root, OsStr::new(".")).map_err(failed)?;
         let (path, levels) = (Vec::new(), Vec::new());
-        let mut walk = Walk { levels, path, mount, bounds: *bounds, leave_out, files: 0, bytes: 0, skipped: 0 };
+        let passed = Passed::default();
+        let mut walk = Walk { levels, path, mount, bounds: *bounds, leave_out, files: 0, bytes: 0, passed };
         walk.push(dir)?;
         Ok(walk)
     }
@@ -229,9 +313,22 @@ impl<'a> Walk<'a> {
         self.path.strip_suffix(b"/").unwrap_or(&self.path)
     }
 
-    /// What was passed over so far: fifos, sockets, devices, foreign mounts, names left out.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
+    /// What was passed over.
+    pub fn passed(self) -> Passed {
+        self.passed
+    }
+
+    /// Passes over the file of the last step, which could not be read, where the bounds are lenient.
+    ///
+    /// # Errors
+    /// They are not, or the reason is another than its permissions.
+    pub fn pass_unreadable(&mut self, verb: &'static str, errno: Errno) -> Result<(), TreeError> {
+        if !self.bounds.lenient || !matches!(errno, Errno::EACCES | Errno::EPERM) {
+            return Err(self.failed(verb, errno));
+        }
+        let path = self.path().to_vec();
+        self.passed.add(&path, format!("cannot {verb} it: {}", errno.desc()));
+        Ok(())
     }
 
     /// An error about the last step.
@@ -253,31 +350,53 @@ impl<'a> Walk<'a> {
             };
             self.path.extend_from_slice(name.as_bytes());
             let status = status(self.dir(), &name).map_err(|errno| self.failed("read", errno))?;
-            if !self.mount.holds(&status) || (self.leave_out)(&self.path, status.kind) {
-                self.skipped += 1;
+            match (self.leave_out)(&self.path, status.kind) {
+                Leave::Take => {}
+                Leave::Out => continue,
+                Leave::Named(why) => {
+                    self.passed.add(&self.path, why);
+                    continue;
+                }
+            }
+            if !self.mount.holds(&status) {
+                if !self.bounds.lenient {
+                    return Err(TreeError::Mount { path: printable(&self.path) });
+                }
+                self.passed.add(&self.path, "another file system is mounted there");
                 continue;
             }
             let entry = Entry { name, status };
-            match status.kind {
-                Kind::Directory => return self.enter(entry).map(Some),
+            let odd = match status.kind {
+                Kind::Directory => match self.enter(entry)? {
+                    Some(step) => return Ok(Some(step)),
+                    None => continue,
+                },
                 Kind::File => {
                     self.charge(status.size)?;
                     return Ok(Some(Step::File(entry)));
                 }
                 Kind::Link => return Ok(Some(Step::Link(entry))),
-                Kind::Other => self.skipped += 1,
-            }
+                Kind::Fifo => "a fifo",
+                Kind::Socket => "a socket",
+                Kind::Device => "a device",
+            };
+            self.passed.add(&self.path, odd);
         }
     }
 
-    fn enter(&mut self, entry: Entry) -> Result<Step, TreeError> {
+    /// Nothing where it cannot be read and the bounds are lenient.
+    fn enter(&mut self, entry: Entry) -> Result<Option<Step>, TreeError> {
         if self.levels.len() > self.bounds.depth {
             return Err(self.exceeded("levels", self.bounds.depth as u64));
         }
-        let dir = open_dir(self.dir(), &entry.name).map_err(|errno| self.failed("open", errno))?;
+        let opened = open_dir(self.dir(), &entry.name).and_then(|dir| entries(dir.as_fd()).map(|_| dir));
+        let dir = match opened {
+            Ok(dir) => dir,
+            Err(errno) => return self.pass_unreadable("open", errno).map(|()| None),
+        };
         self.path.push(b'/');
         self.push(dir)?;
-        Ok(Step::Enter(entry))
+        Ok(Some(Step::Enter(entry)))
     }
 
     fn push(&mut self, dir: OwnedFd) -> Result<(), TreeError> {

@@ -26,7 +26,7 @@ use crate::policy::Limits;
 use crate::policy::paths::WorkName;
 use crate::request::{Request, UidRange, Workspace};
 use crate::state::State;
-use crate::tree::Bounds;
+use crate::tree::{Bounds, Passed, TreeError};
 use crate::user::UserId;
 pub use outputs::Outputs;
 
@@ -280,29 +280,53 @@ pub struct Filling<'a> {
     pub bounds: Bounds,
 }
 
-/// Fills `work`, `home` and, where a patch is wanted, `base` in the directory of the cell.
+/// Fills `work`, `home` and, where a patch is wanted, `base` in the directory of the cell, and gives what was passed over
+/// of the source.
 ///
 /// # Errors
-/// What could not be copied, as a sentence.
-pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<(), String> {
+/// What could not be copied.
+pub fn fill(top: BorrowedFd<'_>, filling: &Filling<'_>) -> Result<Passed> {
     let dir = |name: &str| {
-        openat(top, name, DIRECTORY, Mode::empty()).map_err(|errno| format!("open {name}: {}", errno.desc()))
+        openat(top, name, DIRECTORY, Mode::empty())
+            .map_err(|errno| Error::new(format!("open {name} of the cell"), errno).hint("start it again"))
     };
     let owner = filling.owner.map(|ids| (ids.uid, ids.gid));
+    let strict = Bounds { lenient: false, ..filling.bounds };
     if let Some(home) = filling.home {
-        copy_tree(home, dir("home")?.as_fd(), owner, &filling.bounds)
-            .map_err(|error| format!("put back what the agent resumes from: {error}"))?;
+        copy_tree(home, dir("home")?.as_fd(), owner, &strict)
+            .map_err(|error| not_filled("put back what the agent resumes from", error))?;
     }
+    let mut skipped = Passed::default();
     if let Some(source) = filling.source {
-        copy_tree(source, dir("work")?.as_fd(), owner, &filling.bounds).map_err(|error| format!("copy in: {error}"))?;
+        let copied = copy_tree(source, dir("work")?.as_fd(), owner, &filling.bounds);
+        skipped = copied.map_err(|error| not_filled("fill the workspace", error))?.skipped;
     }
     if filling.keep_base
         && let Some(from) = filling.kept.or(filling.source)
     {
-        copy_tree(from, dir("base")?.as_fd(), None, &filling.bounds)
-            .map_err(|error| format!("keep the workspace as it is: {error}"))?;
+        // What a source is allowed to lack, its copy lacks as well.
+        let bounds = if filling.kept.is_some() { &strict } else { &filling.bounds };
+        copy_tree(from, dir("base")?.as_fd(), None, bounds)
+            .map_err(|error| not_filled("keep the workspace as it is, for the patch", error))?;
     }
-    Ok(())
+    Ok(skipped)
+}
+
+fn not_filled(action: &str, error: TreeError) -> Error {
+    let remedy = match &error {
+        TreeError::Bound { .. } => "raise limits.disk and limits.files of the policy, or name a smaller directory",
+        TreeError::Mount { .. } => {
+            "unmount it, or pass it over with --copy-in-skip; --workspace DIR takes a directory as it is"
+        }
+        TreeError::Path { errno: Errno::EACCES | Errno::EPERM, .. } => {
+            "make it readable to the launcher's user, or pass it over with --copy-in-skip"
+        }
+        TreeError::Path { errno: Errno::ENOSPC | Errno::EDQUOT, .. } => {
+            "raise limits.disk of the policy, or free the disk that the cell is on"
+        }
+        TreeError::Path { .. } | TreeError::Output(_) => "see that nobody changes it meanwhile, and start it again",
+    };
+    Error::new(action, error.to_string()).hint(remedy)
 }
 
 /// Sees that a workspace which nothing can hide a part of has no such part, nor a directory above it.

@@ -31,7 +31,7 @@ use crate::job::Job;
 use crate::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::plan::{Apart, Identity, Plan, rules};
 use crate::progress::{Progress, Stage};
-use crate::report::{Timings, Usage};
+use crate::report::{Skips, Timings, Usage};
 use crate::resume::Resume;
 use crate::secret::Secret;
 use crate::state::State;
@@ -41,6 +41,7 @@ use crate::supervise::terminal::Terminal;
 use crate::supervise::{Ended, Outcome, Signals, Watch};
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, fork_into};
+use crate::tree::{Bounds, Passed};
 use crate::uids::Lease;
 use crate::wipe::Wiped;
 use crate::workspace::disk_use::DiskUse;
@@ -73,6 +74,7 @@ pub(super) struct Finished {
     pub disk: Option<DiskUse>,
     pub traffic: Option<Traffic>,
     pub wiped: Wiped,
+    pub skipped: Skips,
 }
 
 /// What an attempt has made before the clone.
@@ -84,6 +86,7 @@ struct Prepared {
     lease: Option<Lease>,
     alone: Option<Alone>,
     words: Words,
+    skipped: Passed,
 }
 
 /// The launcher's ends of what it shares with the child.
@@ -154,17 +157,15 @@ impl Run<'_> {
         let words = self.words(plan)?;
         let own = words.authority.as_deref();
         let files = files::of_cell(plan, self.job, &places, agent, terminal.is_some(), own);
+        let mut skipped = Passed::default();
         if plan.root.is_none() {
             cell.write(&files, agent, self.launcher)?;
-            let filled = workspace::fill(cell.dir(), &self.filling(outputs, agent));
-            filled.map_err(|why| {
-                Error::new("fill the cell", why).hint("see limits.disk and limits.files of the policy")
-            })?;
+            skipped = workspace::fill(cell.dir(), &self.filling(outputs, agent))?;
             workspace::without(&plan.hidden, &places.work, self.kept.as_ref())?;
         }
         self.count(&cell, plan).map_err(|stopped| self.too_much(plan, stopped))?;
         self.progress.stage(Stage::Written, || format!("{} files", files.len()));
-        let prepared = Prepared { cell, places, files, agent, lease, alone, words };
+        let prepared = Prepared { cell, places, files, agent, lease, alone, words, skipped };
         match self.launch(plan, prepared, listener, outputs, terminal)? {
             Ok(launched) => self.follow(launched, outputs, terminal),
             Err(finished) => Ok(*finished),
@@ -193,7 +194,7 @@ impl Run<'_> {
             home: self.resume.as_ref().and_then(Resume::before),
             keep_base: outputs.as_ref().is_some_and(Outputs::needs_base),
             owner: (agent != self.launcher).then_some(agent),
-            bounds: bounds(&self.job.level.value.limits),
+            bounds: Bounds { lenient: self.job.request.copy_in_skip, ..bounds(&self.job.level.value.limits) },
         }
     }
 
@@ -271,6 +272,7 @@ impl Run<'_> {
             broker: self.broker(plan, prepared.words, prepared.agent, listener),
             counter: None,
             top: None,
+            skipped: prepared.skipped,
             started: None,
         };
         Ok(Ok(Launched {
@@ -388,7 +390,8 @@ impl Run<'_> {
             (outcome, _) => outcome,
         };
         let (outcome, disk) = self.charged(plan, &cell, outcome, &mut watch);
-        let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell);
+        let mut skipped = Skips::of("copy-in", std::mem::take(&mut watch.skipped));
+        let error = self.write_outputs(plan, &outcome, outputs, &watch, &cell, &mut skipped);
         let started = watch.started;
         *terminal = watch.terminal.take();
         // It would take the end of its channel for our death.
@@ -406,7 +409,7 @@ impl Run<'_> {
             run: started.map_or(0, |started| micros(started, ended)),
             wipe: micros(ended, Instant::now()),
         };
-        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), disk, traffic, wiped })
+        Ok(Finished { cell: id, outcome, error, timings, usage: usage(peak), disk, traffic, wiped, skipped })
     }
 
     /// Every process of the cell is dead afterwards: by the end of the namespace, by the keeper, or where neither has
@@ -469,16 +472,19 @@ impl Run<'_> {
         outputs: &mut Option<Outputs>,
         watch: &Watch<'_>,
         cell: &Cell,
+        skipped: &mut Skips,
     ) -> Option<Error> {
         if !matches!(outcome, Outcome::Ran(Ended::Exited(_) | Ended::Signaled(_) | Ended::Deadline)) {
             return None;
         }
         let top = watch.top.as_ref().map_or(cell.dir(), OwnedFd::as_fd);
         let bounds = bounds(&self.job.level.value.limits);
-        let resumable = self.resume.as_ref().map_or(Ok(()), |resume| resume.keep(top, &plan.resume, &bounds));
+        let keep =
+            |resume: &Resume| resume.keep(top, &plan.resume, &bounds).map(|passed| skipped.take("resume", passed));
+        let resumable = self.resume.as_ref().map_or(Ok(()), keep);
         let Some(outputs) = outputs.take().filter(Outputs::any) else { return resumable.err() };
         let kept: Option<BorrowedFd<'_>> = self.kept.as_ref().map(|kept| kept.directory.fd.as_fd());
-        outputs.write(top, kept, &bounds).and(resumable).err()
+        outputs.write(top, kept, &bounds, skipped).and(resumable).err()
     }
 
     fn not_cloned(&self, cell: Cell, lease: Option<Lease>, failure: Failure) -> Finished {
@@ -496,6 +502,7 @@ impl Run<'_> {
             disk: None,
             traffic: None,
             wiped,
+            skipped: Skips::default(),
         }
     }
 }

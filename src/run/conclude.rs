@@ -36,7 +36,7 @@ pub(super) fn usage(peak_cell: Option<u64>) -> Usage {
 
 /// Messages, report and status.
 pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Option<File>) -> Result<Exit> {
-    let Finished { cell, outcome, error, timings, usage, disk, traffic, wiped } = finished;
+    let Finished { cell, outcome, error, timings, usage, disk, traffic, wiped, skipped } = finished;
     let (ended, failure) = match outcome {
         Outcome::Ran(ended) => (ended, None),
         Outcome::Failed(failure) => {
@@ -47,6 +47,9 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
     let left: Vec<Leftover> = wiped.left.into_iter().map(Leftover::from).collect();
     for Leftover { name, why } in &left {
         say(&format!("cannot remove {name}: {why}"));
+    }
+    if let Some(line) = skipped.line().filter(|_| !job.request.quiet) {
+        say(&line);
     }
     if let Some(note) = traffic.as_ref().filter(|_| !job.request.quiet).and_then(denied) {
         say(&note);
@@ -72,6 +75,8 @@ pub(super) fn conclude(job: &Job, plan: &Plan, finished: Finished, report: Optio
             disk,
             broker: traffic,
             left,
+            skipped: skipped.listed,
+            skipped_total: skipped.total,
         };
         write_report(file, &report);
     }
@@ -111,7 +116,10 @@ pub(super) fn not_confined(failure: Failure) -> Error {
             .hint("raise limits.memory of the policy if the kernel's log says that memory ran out");
     }
     if failure.errno == Errno::UnknownErrno {
-        return Error::new("fill the cell", failure.action).hint("see limits.disk and limits.files of the policy");
+        let mut parts = failure.action.split('\n').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        let (action, cause, remedy) = (part(), part(), part());
+        return Error::new(action, cause).hint(remedy);
     }
     if failure.errno == Errno::EACCES && failure.action.starts_with(ENTER) {
         return Error::new(failure.action, failure.errno).hint(

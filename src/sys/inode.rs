@@ -18,8 +18,12 @@ pub enum Kind {
     Directory,
     /// A symbolic link.
     Link,
-    /// A fifo, a socket, a device.
-    Other,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+    /// A character or block device.
+    Device,
 }
 
 /// Which mount an inode was reached through. Two of them are not to be compared: [`Mount::holds`] is the question.
@@ -167,7 +171,9 @@ fn kind(mode: u32) -> Kind {
         libc::S_IFREG => Kind::File,
         libc::S_IFDIR => Kind::Directory,
         libc::S_IFLNK => Kind::Link,
-        _ => Kind::Other,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFSOCK => Kind::Socket,
+        _ => Kind::Device,
     }
 }
 

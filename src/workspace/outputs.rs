@@ -13,8 +13,9 @@ use nix::sys::stat::Mode;
 use super::DIRECTORY;
 use crate::error::{Error, Result};
 use crate::export::{to_directory, to_tar};
+use crate::report::Skips;
 use crate::request::{Export, Request};
-use crate::tree::{Bounds, TreeError};
+use crate::tree::{Bounds, Passed, TreeError};
 
 /// Where things go after the run: opened before it, so that a run whose result could not be kept does not start.
 #[derive(Debug)]
@@ -75,7 +76,13 @@ impl Outputs {
     ///
     /// # Errors
     /// What could not be written.
-    pub fn write(self, top: BorrowedFd<'_>, kept: Option<BorrowedFd<'_>>, bounds: &Bounds) -> Result<()> {
+    pub fn write(
+        self,
+        top: BorrowedFd<'_>,
+        kept: Option<BorrowedFd<'_>>,
+        bounds: &Bounds,
+        skipped: &mut Skips,
+    ) -> Result<()> {
         let dir = |name: &str| {
             openat(top, name, DIRECTORY, Mode::empty())
                 .map_err(|errno| Error::new(format!("read the cell's {name}"), errno))
@@ -85,32 +92,41 @@ impl Outputs {
         let patched = match self.patch {
             None => Ok(()),
             Some(patch) => dir("base").and_then(|base| {
-                patch.write("write patch", |file| crate::patch::write(base.as_fd(), work, file, bounds).map(drop))
+                patch.write("write patch", |file| {
+                    let done = crate::patch::write(base.as_fd(), work, file, bounds)?;
+                    skipped.take("patch", done.skipped);
+                    Ok(())
+                })
             }),
         };
         // Each on its own: the workspace is wiped after this, and one that fails must not take the other with it.
         let exported = match self.export {
             None => Ok(()),
-            Some(target) => target.write(work, bounds),
+            Some(target) => target.write(work, bounds).map(|passed| skipped.take("export", passed)),
         };
         patched.and(exported)
     }
 }
 
 impl Target {
-    fn write(self, work: BorrowedFd<'_>, bounds: &Bounds) -> Result<()> {
+    /// Gives what was passed over.
+    fn write(self, work: BorrowedFd<'_>, bounds: &Bounds) -> Result<Passed> {
+        let mut passed = Passed::default();
+        let mut to_tar = |file: &mut File| to_tar(work, file, bounds).map(|done| passed = done.skipped);
         match self {
-            Target::Tar(tar) => tar.write("export to", |file| to_tar(work, file, bounds).map(drop)),
-            Target::Stdout(mut file) => to_tar(work, &mut file, bounds)
-                .map(drop)
-                .map_err(|error| Error::new("export to standard output", error.to_string())),
+            Target::Tar(tar) => tar.write("export to", &mut to_tar)?,
+            Target::Stdout(mut file) => {
+                to_tar(&mut file).map_err(|error| Error::new("export to standard output", error.to_string()))?;
+            }
             Target::Directory { parent, name, path } => {
-                to_directory(work, parent.as_fd(), &name, bounds).map(drop).map_err(|error| {
+                let done = to_directory(work, parent.as_fd(), &name, bounds).map_err(|error| {
                     Error::new(format!("export to {}", path.display()), error.to_string())
                         .hint("name a directory that does not exist yet")
-                })
+                })?;
+                passed = done.skipped;
             }
         }
+        Ok(passed)
     }
 }
 

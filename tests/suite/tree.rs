@@ -563,7 +563,9 @@ fn copy_takes_content_and_nothing_that_acts() {
     fs::create_dir(&to).unwrap();
     let copied = copy_tree(dir(&from).as_fd(), dir(&to).as_fd(), None, &Bounds::default()).unwrap();
     assert_eq!(snapshot(&to), harmless(snapshot(&from)));
-    assert_eq!((copied.skipped, copied.links), (2, 5));
+    assert_eq!((copied.skipped.total, copied.links), (2, 5));
+    let listed: Vec<&str> = copied.skipped.listed.iter().map(|one| one.why.as_str()).collect();
+    assert_eq!((listed.len(), listed.contains(&"a fifo")), (2, true), "{listed:?}");
     for at in ["setuid", "links"] {
         assert_eq!(fs::metadata(to.join(at)).unwrap().mtime(), 1_000_000_000, "{at}");
         assert_eq!(fs::metadata(to.join(at)).unwrap().mtime_nsec(), 123_000_000, "{at}");
@@ -607,8 +609,13 @@ fn copy_does_not_enter_mounts() {
         bind(&scratch.outside(), &from.join("bound"));
         bind(&scratch.outside().join("keep"), &from.join("file"));
         tmpfs(&from.join("t"));
-        let copied = copy_tree(dir(&from).as_fd(), dir(&to).as_fd(), None, &Bounds::default()).unwrap();
-        assert_eq!((copied.skipped, snapshot(&to).len()), (3, 0));
+        let refused = copy_tree(dir(&from).as_fd(), dir(&to).as_fd(), None, &Bounds::default()).unwrap_err();
+        assert_eq!(refused.to_string(), "another file system is mounted at `bound`");
+        let lenient = Bounds { lenient: true, ..Bounds::default() };
+        let copied = copy_tree(dir(&from).as_fd(), dir(&to).as_fd(), None, &lenient).unwrap();
+        assert_eq!((copied.skipped.total, snapshot(&to).len()), (3, 0));
+        let listed: Vec<&str> = copied.skipped.listed.iter().map(|one| one.path.as_str()).collect();
+        assert_eq!(listed, ["bound", "file", "t"]);
     });
 }
 
@@ -635,7 +642,7 @@ fn bounds_name_the_path() {
     assert_eq!(copy(to(1), Bounds { bytes: 4999, ..all }), ("a/b/big\\n".into(), "bytes", 4999));
     assert_eq!(copy(to(2), Bounds { files: 3, ..all }), ("a/b".into(), "files", 3));
     assert_eq!(copy(to(3), Bounds { depth: 2, ..all }), ("a/b/c".into(), "levels", 2));
-    let exact = Bounds { bytes: 5000, files: 4, depth: 3 };
+    let exact = Bounds { bytes: 5000, files: 4, depth: 3, lenient: false };
     copy_tree(from_fd.as_fd(), to(4).as_fd(), None, &exact).unwrap();
     let error = copy_tree(from_fd.as_fd(), to(5).as_fd(), None, &Bounds { bytes: 1, ..all }).unwrap_err();
     assert_eq!(error.to_string(), "`a/b/big\\n` exceeds the bound of 1 bytes");
@@ -733,7 +740,7 @@ fn export_to_tar_is_what_tar_reads() {
     fs::create_dir(&to).unwrap();
     let archive = scratch.path().join("out.tar");
     let done = to_tar(dir(&from).as_fd(), &mut File::create(&archive).unwrap(), &Bounds::default()).unwrap();
-    assert_eq!((done.skipped, done.links), (2, 5));
+    assert_eq!((done.skipped.total, done.links), (2, 5));
     let unpacked = Command::new("tar").arg("-xpf").arg(&archive).arg("-C").arg(&to).output().unwrap();
     assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
     assert_eq!(snapshot(&to), harmless(snapshot(&from)));
@@ -1025,7 +1032,11 @@ fn patch_leaves_out_git_directories_and_what_git_refuses() {
     });
     let mut out = Vec::new();
     let summary = patch::write(dir(&base).as_fd(), dir(&work).as_fd(), &mut out, &Bounds::default()).unwrap();
-    assert_eq!((summary.added, summary.left_out), (1, 6));
+    assert_eq!(summary.added, 1);
+    // `.git` itself is no content.
+    assert!(summary.skipped.listed.iter().all(|one| !one.path.ends_with(".git")), "{summary:?}");
+    assert_eq!(summary.skipped.total, summary.skipped.listed.len() as u64);
+    assert!(summary.skipped.listed.iter().any(|one| one.why == "git takes no such name"), "{summary:?}");
     let (copy, file) = (scratch.path().join("copy"), scratch.path().join("patch"));
     fs::create_dir(&copy).unwrap();
     write(&file, out);
