@@ -29,6 +29,14 @@ fn main() {
         std::fs::create_dir_all(file.parent().unwrap_or(&file)).expect("make a directory in OUT_DIR");
         std::fs::write(&file, json).expect("write to OUT_DIR");
     }
+    // The launcher starts for every run and reads what its caller wrote: a fixed address saves it 20,000 relocations. The
+    // broker reads what an agent wrote, and stays as .cargo/config.toml has it. The later word counts for the linker.
+    if std::env::var("CARGO_CFG_TARGET_FEATURE")
+        .is_ok_and(|features| features.split(',').any(|one| one == "crt-static"))
+    {
+        println!("cargo::rustc-link-arg-bin=oubliette=-no-pie");
+        println!("cargo::rustc-link-arg-bin=oubliette=-static");
+    }
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rustc-env=OUBLIETTE_BUILD={:016x}", sum(Path::new("src")));
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::upstream::Upstream;
 use super::{Service, broker, everybody, report, said, somebody};
@@ -31,8 +32,7 @@ fn text(pid: i32) -> String {
 /// A run whose broker has answered once.
 fn asked(service: &Service, upstream: &Upstream, marker: &str) -> (Running, i32) {
     let script = format!("{ASKS}  # {marker}");
-    let mut running =
-        Running::start(super::client(&mut service.run(upstream.address), &script).stdin(std::process::Stdio::piped()));
+    let mut running = Running::start(super::client(&mut service.run(upstream.address), &script).stdin(Stdio::piped()));
     assert_eq!(running.line().trim(), "200");
     let pid = broker(&running);
     (running, pid)
@@ -81,12 +81,13 @@ fn a_caller_without_random_addresses_does_not_take_them_from_the_broker() {
     let upstream = Upstream::fine();
     let places = [0, 1].map(|_| {
         let command = service.run(upstream.address);
-        let mut wrapped = std::process::Command::new("setarch");
+        let mut wrapped = Command::new("setarch");
+        wrapped.stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
         wrapped.arg("-R").arg(command.get_program()).args(command.get_args());
         command.get_envs().for_each(|(name, value)| {
             wrapped.env(name, value.unwrap_or_default());
         });
-        let mut running = Running::start(super::client(&mut wrapped, ASKS).stdin(std::process::Stdio::piped()));
+        let mut running = Running::start(super::client(&mut wrapped, ASKS).stdin(Stdio::piped()));
         assert_eq!(running.line().trim(), "200");
         let place = text(broker(&running));
         report(&running.end());
@@ -171,7 +172,7 @@ fn another_program_in_its_place_gets_no_secret() {
 /// By hand it has nothing to do.
 #[test]
 fn executed_by_somebody_else_it_says_who_executes_it() {
-    let done = output(&mut std::process::Command::new(env!("CARGO_BIN_EXE_oubliette-broker")));
+    let done = Command::new(env!("CARGO_BIN_EXE_oubliette-broker")).output().unwrap();
     assert_eq!(done.status.code(), Some(125), "{done:?}");
-    assert!(done.err.contains("oubliette run"), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("oubliette run"), "{done:?}");
 }
