@@ -105,7 +105,7 @@ impl Diagnosis {
     }
 }
 
-/// The second level asks for other files than the first, and the host is the same.
+/// The second level asks for other files than the first, and perhaps for a broker, and the host is the same.
 fn known_for(known: &Host, job: &Job) -> Host {
     Host {
         files: job.host.files.clone(),
@@ -115,6 +115,8 @@ fn known_for(known: &Host, job: &Job) -> Host {
         extra: job.host.extra.clone(),
         inherited: job.host.inherited.clone(),
         ranges: job.host.ranges.clone(),
+        authorities: job.host.authorities.clone(),
+        broker: job.host.broker.clone(),
         ..known.clone()
     }
 }

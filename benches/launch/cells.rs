@@ -55,6 +55,11 @@ impl Stage {
             dir,
         };
         fs::copy(oubliette, &stage.oubliette)?;
+        // A build of before has none.
+        let broker = oubliette.with_file_name("oubliette-broker");
+        if broker.exists() {
+            fs::copy(broker, stage.dir.join("oubliette-broker"))?;
+        }
         fs::set_permissions(&stage.oubliette, fs::Permissions::from_mode(0o755))?;
         compile_agent(&stage.agent)?;
         let mut policy = String::from("description = \"every layer off\"\ndeny = []\ncommands = \"any\"\n\n[layers]\n");
