@@ -240,7 +240,7 @@ impl Cell {
             return Wiped { files: 2, left: Vec::new() };
         }
         let left = self.zero_written();
-        let mut wiped = wipe(self.parent.as_fd(), OsStr::new(&self.id));
+        let mut wiped = wipe(self.parent.as_fd(), OsStr::new(&self.id), self.lock.as_fd());
         wiped.left.extend(left);
         wiped
     }

@@ -12,6 +12,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, Whence, fchown, fchownat, ftruncate, lseek, symlinkat};
 
 use crate::policy::paths::HomePath;
+use crate::rights::Rights;
 use crate::tree::{Bounds, Entry, Kind, Leave, Passed, Status, Step, TreeError, Walk, errno, open_dir, open_file};
 
 /// Why a copy ended early; what was copied until then is still there, for the caller to wipe.
@@ -47,7 +48,20 @@ pub fn copy_tree(
     owner: Option<(Uid, Gid)>,
     bounds: &Bounds,
 ) -> Result<Copied, CopyError> {
-    copy(Walk::new(from, bounds)?, to, owner)
+    copy(Walk::new(from, bounds)?, to, owner, Rights::OWN)
+}
+
+/// The same into a directory of somebody else's, with his rights: it all belongs to him.
+///
+/// # Errors
+/// As for [`copy_tree`].
+pub fn copy_out(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    rights: Rights,
+    bounds: &Bounds,
+) -> Result<Copied, CopyError> {
+    copy(Walk::new(from, bounds)?, to, None, rights)
 }
 
 /// Copies of `from` what has one of these names, with all that is below it and the directories above it. In a part of a
@@ -64,7 +78,7 @@ pub fn copy_named(
     let others = |path: &[u8], kind: Kind| {
         if names.iter().any(|name| leads(name.as_str(), path, kind)) { Leave::Take } else { Leave::Out }
     };
-    copy(Walk::without(from, bounds, &others)?, to, None)
+    copy(Walk::without(from, bounds, &others)?, to, None, Rights::OWN)
 }
 
 /// Whether a path is at or below a name, or a directory above it. In a part of the name one `*` stands for any text.
@@ -91,8 +105,13 @@ fn fits(wanted: &str, part: &[u8]) -> bool {
     }
 }
 
-fn copy(mut walk: Walk<'_>, to: BorrowedFd<'_>, owner: Option<(Uid, Gid)>) -> Result<Copied, CopyError> {
-    let mut copy = Copy { to, owner, open: Vec::new(), buffer: vec![0; 128 << 10], done: Copied::default() };
+fn copy(
+    mut walk: Walk<'_>,
+    to: BorrowedFd<'_>,
+    owner: Option<(Uid, Gid)>,
+    rights: Rights,
+) -> Result<Copied, CopyError> {
+    let mut copy = Copy { to, owner, rights, open: Vec::new(), buffer: vec![0; 128 << 10], done: Copied::default() };
     while let Some(step) = walk.step()? {
         let (verb, result) = match step {
             Step::Enter(entry) => ("create", copy.enter(entry)),
@@ -114,6 +133,8 @@ fn copy(mut walk: Walk<'_>, to: BorrowedFd<'_>, owner: Option<(Uid, Gid)>) -> Re
 struct Copy<'a> {
     to: BorrowedFd<'a>,
     owner: Option<(Uid, Gid)>,
+    /// Everything at the target is done with these; the source is read with the launcher's.
+    rights: Rights,
     open: Vec<(OwnedFd, Status)>,
     buffer: Vec<u8>,
     done: Copied,
@@ -125,11 +146,13 @@ impl Copy<'_> {
     }
 
     fn enter(&mut self, entry: Entry) -> nix::Result<()> {
-        match mkdirat(self.target(), entry.name.as_os_str(), Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        let dir = open_dir(self.target(), &entry.name)?;
+        let dir = self.rights.with(|| {
+            match mkdirat(self.target(), entry.name.as_os_str(), Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            open_dir(self.target(), &entry.name)
+        })?;
         self.open.push((dir, entry.status));
         self.done.directories += 1;
         Ok(())
@@ -142,17 +165,20 @@ impl Copy<'_> {
     }
 
     fn finish(&self, fd: BorrowedFd<'_>, mode: Mode, modified: TimeSpec) -> nix::Result<()> {
-        if let Some((uid, gid)) = self.owner {
-            fchown(fd, Some(uid), Some(gid))?;
-        }
-        fchmod(fd, mode)?;
-        futimens(fd, &TimeSpec::UTIME_OMIT, &modified)
+        self.rights.with(|| {
+            if let Some((uid, gid)) = self.owner {
+                fchown(fd, Some(uid), Some(gid))?;
+            }
+            fchmod(fd, mode)?;
+            futimens(fd, &TimeSpec::UTIME_OMIT, &modified)
+        })
     }
 
     fn file(&mut self, mut source: File, status: &Status, entry: &Entry) -> nix::Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let mut new = File::from(openat(self.target(), entry.name.as_os_str(), flags, mode)?);
+        let new = self.rights.with(|| openat(self.target(), entry.name.as_os_str(), flags, mode))?;
+        let mut new = File::from(new);
         // No more than the size that the walk has charged, whatever a live writer adds meanwhile.
         let size = status.size.min(entry.status.size);
         if status.is_sparse() {
@@ -169,11 +195,14 @@ impl Copy<'_> {
     fn link(&mut self, dir: BorrowedFd<'_>, entry: &Entry) -> nix::Result<()> {
         let text = readlinkat(dir, entry.name.as_os_str())?;
         let name = entry.name.as_os_str();
-        symlinkat(text.as_os_str(), self.target(), name)?;
-        if let Some((uid, gid)) = self.owner {
-            fchownat(self.target(), name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        }
-        utimensat(self.target(), name, &TimeSpec::UTIME_OMIT, &entry.status.modified, UtimensatFlags::NoFollowSymlink)?;
+        let to = self.target();
+        self.rights.with(|| {
+            symlinkat(text.as_os_str(), to, name)?;
+            if let Some((uid, gid)) = self.owner {
+                fchownat(to, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            }
+            utimensat(to, name, &TimeSpec::UTIME_OMIT, &entry.status.modified, UtimensatFlags::NoFollowSymlink)
+        })?;
         self.done.links += 1;
         Ok(())
     }

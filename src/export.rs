@@ -15,7 +15,8 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::geteuid;
 use tar::{Builder, EntryType, Header};
 
-use crate::copy::{Copied, copy_tree};
+use crate::copy::{Copied, copy_out};
+use crate::rights::Rights;
 use crate::tree::{
     Bounds, Kind, Status, Step, TreeError, Walk, entries, is_dots, open_dir, open_file, printable, status, status_of,
 };
@@ -24,41 +25,61 @@ use crate::wipe::wipe;
 /// Copies everything in `from` to a new directory `name` in `parent`, which appears complete or not at all.
 ///
 /// It is written under another name beside the target and renamed; what is there already must be an empty directory of
-/// the caller's, and gives the mode (else 0700). All of it belongs to the caller.
+/// the caller's, and gives the mode (else 0700). All of it belongs to whoever has these `rights`, which are those of the
+/// parent's owner: he may move names about in it while this goes on, and gains nothing by that. The draft is held by its
+/// descriptor; what stands under its name is renamed or removed only while that is the draft.
 ///
 /// # Errors
-/// EEXIST, ENOTEMPTY or EPERM when the target is something else; what [`copy_tree`] fails with. Nothing new is left.
+/// EEXIST, ENOTEMPTY or EPERM when the target is something else, ESTALE when somebody has swapped the draft; what
+/// [`copy_out`] fails with. Nothing new is left.
 pub fn to_directory(
     from: BorrowedFd<'_>,
     parent: BorrowedFd<'_>,
+    rights: Rights,
     name: &OsStr,
     bounds: &Bounds,
 ) -> Result<Copied, TreeError> {
     let failed = |errno| TreeError::Path { verb: "create", path: printable(name.as_bytes()), errno };
-    let mode = vacant(parent, name).map_err(failed)?;
+    let mode = rights.with(|| vacant(parent, name)).map_err(failed)?;
     let draft = OsString::from(format!(".oubliette-{}", crate::sys::random::name().map_err(failed)?));
-    mkdirat(parent, draft.as_os_str(), Mode::S_IRWXU).map_err(failed)?;
-    let result = fill(from, parent, &draft, mode, bounds)
+    let made = rights.with(|| {
+        mkdirat(parent, draft.as_os_str(), Mode::S_IRWXU)?;
+        let dir = open_dir(parent, &draft)?;
+        // Whoever owns the parent may have put a directory of his own there already.
+        let is_empty = entries(dir.as_fd())?.iter().all(|one| one.is_ok_and(|one| is_dots(one.file_name().to_bytes())));
+        if is_empty { Ok(dir) } else { Err(Errno::ESTALE) }
+    });
+    let dir = made.map_err(failed)?;
+    let result = fill(from, dir.as_fd(), rights, mode, bounds)
         // A directory replaces a name that does not exist or an empty directory, and nothing else (rename(2)).
-        .and_then(|copied| renameat(parent, draft.as_os_str(), parent, name).map_err(failed).map(|()| copied));
+        .and_then(|copied| rights.with(|| put(parent, &draft, dir.as_fd(), name)).map_err(failed).map(|()| copied));
     if result.is_err() {
-        wipe(parent, &draft);
+        let _ = rights.with(|| Ok::<_, Errno>(wipe(parent, &draft, dir.as_fd())));
     }
     result
 }
 
 fn fill(
     from: BorrowedFd<'_>,
-    parent: BorrowedFd<'_>,
-    draft: &OsStr,
+    dir: BorrowedFd<'_>,
+    rights: Rights,
     mode: Mode,
     bounds: &Bounds,
 ) -> Result<Copied, TreeError> {
-    let failed = |errno| TreeError::Path { verb: "create", path: printable(draft.as_bytes()), errno };
-    let dir = open_dir(parent, draft).map_err(failed)?;
-    let copied = copy_tree(from, dir.as_fd(), None, bounds)?;
-    fchmod(&dir, mode).map_err(failed)?;
+    let failed = |errno| TreeError::Path { verb: "create", path: ".".into(), errno };
+    let copied = copy_out(from, dir, rights, bounds)?;
+    rights.with(|| fchmod(dir, mode)).map_err(failed)?;
     Ok(copied)
+}
+
+/// Gives the draft its name.
+fn put(parent: BorrowedFd<'_>, draft: &OsStr, dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
+    let is_draft = |name| Ok::<_, Errno>(status(parent, name)?.id == status_of(dir)?.id);
+    if !is_draft(draft)? {
+        return Err(Errno::ESTALE);
+    }
+    renameat(parent, draft, parent, name)?;
+    if is_draft(name)? { Ok(()) } else { Err(Errno::ESTALE) }
 }
 
 /// The mode that the exported directory shall have, when nothing is in its way.

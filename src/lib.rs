@@ -17,7 +17,7 @@
 //! |---|---|---:|
 //! | what is asked for, what is there, what will happen | [`cli`], [`request`], [`user`], [`secret`], [`login`], [`policy`], [`layer`], [`host`], [`ranges`], [`program`], [`mcp`], [`job`], [`plan`] | 4,600 |
 //! | how it is put into force | [`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`], [`confine`], [`sys`] | 3,500 |
-//! | how a run goes and what is left of it: nothing | [`run`], [`supervise`], [`keeper`], [`wipe`], [`tree`], [`sweep`], [`proc`], [`copy`], [`export`], [`patch`], [`resume`], [`report`], [`progress`], [`error`], [`exit`], [`commands`] | 4,200 |
+//! | how a run goes and what is left of it: nothing | [`run`], [`supervise`], [`keeper`], [`wipe`], [`tree`], [`sweep`], [`proc`], [`copy`], [`export`], [`patch`], [`rights`], [`resume`], [`report`], [`progress`], [`error`], [`exit`], [`commands`] | 4,200 |
 //! | the credential outside of the cell, and the hosts inside of the list | [`broker`], [`plan::broker`], [`plan::egress`], [`plan::hold`], [`policy::hosts`] | 3,000 |
 //! | what each agent is told | [`policy::agent`], [`policy::way`], [`policy::login`], [`policy::endpoint`], [`policy::rendered`], [`policy::claude`], [`policy::codex`], [`policy::denied`], [`policy::gemini`], [`policy::opencode`], [`policy::qwen`], [`policy::listing`] | 1,700 |
 //! | the proof on a host | [`posture`], [`doctor`], [`attack`], [`sys::attack`] | 3,700 |
@@ -52,6 +52,7 @@ pub mod ranges;
 pub mod report;
 pub mod request;
 pub mod resume;
+pub mod rights;
 pub mod run;
 pub mod secret;
 pub mod state;

@@ -17,7 +17,7 @@ use crate::policy::paths::HomePath;
 use crate::report::Leftover;
 use crate::state::State;
 use crate::tree::{Bounds, Passed, TreeError, entries, open_dir};
-use crate::wipe::wipe;
+use crate::wipe::wipe_name;
 
 /// What a run keeps for the next one: a part of a HOME, in a directory that only the launcher's user enters. No agent ever
 /// has it, each gets a copy.
@@ -104,7 +104,7 @@ fn finish(place: BorrowedFd<'_>, name: &str) -> Result<(), String> {
 }
 
 fn remove(place: BorrowedFd<'_>, names: impl IntoIterator<Item = String>) -> Result<(), String> {
-    let left = names.into_iter().flat_map(|name| wipe(place, OsStr::new(&name)).left);
+    let left = names.into_iter().flat_map(|name| wipe_name(place, OsStr::new(&name)).left);
     let left: Vec<String> = left.map(|left| format!("{}: {}", left.name, left.why)).collect();
     if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
 }

@@ -25,7 +25,7 @@ use crate::state::State;
 use crate::sys;
 use crate::tree::printable;
 use crate::uids;
-use crate::wipe::wipe;
+use crate::wipe::{wipe, wipe_name};
 
 /// What a sweep came to.
 #[derive(Debug, Default, Serialize)]
@@ -81,7 +81,9 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
                 left
             }
             // A link or a file under the name of a cell is nobody's cell: the name goes, what it leads to stays.
-            Err(Errno::ELOOP | Errno::ENOTDIR) => wiped(state, &name),
+            Err(Errno::ELOOP | Errno::ENOTDIR) => {
+                wipe_name(state.cells.as_fd(), &name).left.into_iter().map(Leftover::from).collect()
+            }
             Err(errno) => vec![Leftover { name: text.clone(), why: errno.desc().into() }],
         };
         if left.is_empty() {
@@ -142,11 +144,11 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>, record: Option<&Rec
     if let Some(record) = record.filter(|record| record.directories) {
         zero_dead(cell, record.credential.as_deref());
     }
-    wiped(state, name)
+    wiped(state, name, cell)
 }
 
-fn wiped(state: &State, name: &OsStr) -> Vec<Leftover> {
-    wipe(state.cells.as_fd(), name).left.into_iter().map(Leftover::from).collect()
+fn wiped(state: &State, name: &OsStr, cell: BorrowedFd<'_>) -> Vec<Leftover> {
+    wipe(state.cells.as_fd(), name, cell).left.into_iter().map(Leftover::from).collect()
 }
 
 /// A record could be half-written or an agent's: only a group that carries the cell's own name is removed.

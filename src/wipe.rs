@@ -46,16 +46,18 @@ const NAMES: usize = 1 << 20;
 /// How many mounts on one name are taken off before giving up.
 const STACKED: usize = 64;
 
-/// Removes `name` in `parent` and everything below it.
+/// Empties the directory `top`, which was opened as `name` in `parent`, and removes it.
+///
+/// It takes what was opened: whoever may write to `parent` may have put something else under the name since, and that is
+/// neither emptied nor removed.
 ///
 /// A directory is emptied by moving each of its directories up into it under a counter, so that the depth is never
 /// more than two: descriptors, stack and path lengths stay small however deep the tree is. Directories (never files: a
 /// hard link leads outside) get mode 0700 where that is missing; a mount is detached and never entered; immutable and
-/// append-only flags are cleared where that is allowed. A link or a file called `name` is unlinked; a name that does
-/// not exist is no error.
-pub fn wipe(parent: BorrowedFd<'_>, name: &OsStr) -> Wiped {
+/// append-only flags are cleared where that is allowed. A name that does not exist is no error.
+pub fn wipe(parent: BorrowedFd<'_>, name: &OsStr, top: BorrowedFd<'_>) -> Wiped {
     let mut work = Work::default();
-    let result = remove(&mut work, parent, name);
+    let result = remove(&mut work, parent, name, top);
     if let Err(errno) = result
         && work.left.is_empty()
     {
@@ -68,19 +70,38 @@ pub fn wipe(parent: BorrowedFd<'_>, name: &OsStr) -> Wiped {
     Wiped { files: work.removed, left: work.left }
 }
 
-fn remove(work: &mut Work, parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
-    match work.unlink(parent, name, UnlinkatFlags::RemoveDir) {
-        Err(Errno::ENOTDIR) => return work.unlink(parent, name, UnlinkatFlags::NoRemoveDir),
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
-        other => return other,
+/// Removes a name of a directory that nobody else may write to: a directory as [`wipe`] does, anything else as it is.
+pub fn wipe_name(parent: BorrowedFd<'_>, name: &OsStr) -> Wiped {
+    let mut work = Work::default();
+    // An empty directory, and what is mounted on the name: all that this takes for one in a hundred.
+    let done = match work.unlink(parent, name, UnlinkatFlags::RemoveDir) {
+        Err(Errno::ENOTDIR) => work.unlink(parent, name, UnlinkatFlags::NoRemoveDir),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+            let opened = status_of(parent).and_then(|status| open_repaired(parent, name, status.mount));
+            match opened {
+                Ok(top) => return wipe(parent, name, top.as_fd()),
+                Err(errno) => Err(errno),
+            }
+        }
+        done => done,
+    };
+    if let Err(errno) = done {
+        work.report(name.as_bytes(), errno, None);
     }
-    let mount = status_of(parent)?.mount;
-    let top = open_repaired(parent, name, mount)?;
+    Wiped { files: work.removed, left: work.left }
+}
+
+fn remove(work: &mut Work, parent: BorrowedFd<'_>, name: &OsStr, top: BorrowedFd<'_>) -> nix::Result<()> {
+    let opened = status_of(top)?;
+    if opened.mode & 0o700 != 0o700 {
+        // An immutable directory says EPERM here and is loosened when its entries turn out to be stuck.
+        let _ = fchmod(top, Mode::S_IRWXU);
+    }
     work.inside = true;
     Wipe {
         work,
-        top: top.as_fd(),
-        mount,
+        top,
+        mount: opened.mount,
         prefix: prefix(),
         moved: 0,
         pending: Vec::new(),
@@ -89,7 +110,15 @@ fn remove(work: &mut Work, parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<
     }
     .run();
     work.inside = false;
-    work.unlink(parent, name, UnlinkatFlags::RemoveDir)
+    // Something that is mounted over the name hides what it is; unlinkat(2) says EBUSY of that.
+    match status(parent, name) {
+        Err(Errno::ENOENT) => Ok(()),
+        Ok(found) if found.id == opened.id || !opened.mount.holds(&found) => {
+            work.unlink(parent, name, UnlinkatFlags::RemoveDir)
+        }
+        Ok(_) => Err(Errno::ESTALE),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Nothing in the tree can be called so: it is drawn after the last process of the cell has died.
@@ -195,6 +224,7 @@ impl Work {
         }
         let reason = match errno {
             Errno::EXDEV | Errno::EBUSY => "something is mounted here and cannot be unmounted",
+            Errno::ESTALE => "somebody has put something else under its name",
             other => other.desc(),
         };
         let why = match now {

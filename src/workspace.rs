@@ -3,6 +3,7 @@
 
 pub mod disk_use;
 mod outputs;
+mod place;
 
 use std::fs::File;
 use std::io::Write;

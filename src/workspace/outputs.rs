@@ -1,21 +1,21 @@
 //! Where a workspace goes after the run.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::openat;
 use nix::sys::stat::Mode;
 
 use super::DIRECTORY;
+use super::place::{NewFile, Place};
 use crate::error::{Error, Result};
 use crate::export::{to_directory, to_tar};
 use crate::report::Skips;
 use crate::request::{Export, Request};
-use crate::tree::{Bounds, Passed, TreeError};
+use crate::tree::{Bounds, Passed, entries, is_dots, open_dir};
 
 /// Where things go after the run: opened before it, so that a run whose result could not be kept does not start.
 #[derive(Debug)]
@@ -24,17 +24,9 @@ pub struct Outputs {
     patch: Option<NewFile>,
 }
 
-/// A file that is written after the run. What was in it before stays until then; one that was made for nothing goes.
-#[derive(Debug)]
-struct NewFile {
-    file: File,
-    path: PathBuf,
-    unused: bool,
-}
-
 #[derive(Debug)]
 enum Target {
-    Directory { parent: OwnedFd, name: std::ffi::OsString, path: PathBuf },
+    Directory(Place),
     Tar(NewFile),
     Stdout(File),
 }
@@ -118,8 +110,8 @@ impl Target {
             Target::Stdout(mut file) => {
                 to_tar(&mut file).map_err(|error| Error::new("export to standard output", error.to_string()))?;
             }
-            Target::Directory { parent, name, path } => {
-                let done = to_directory(work, parent.as_fd(), &name, bounds).map_err(|error| {
+            Target::Directory(Place { parent, rights, name, path }) => {
+                let done = to_directory(work, parent.as_fd(), rights, &name, bounds).map_err(|error| {
                     Error::new(format!("export to {}", path.display()), error.to_string())
                         .hint("name a directory that does not exist yet")
                 })?;
@@ -130,58 +122,19 @@ impl Target {
     }
 }
 
-impl NewFile {
-    fn open(path: &Path, verb: &str) -> Result<NewFile> {
-        let mut options = File::options();
-        options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let (opened, unused) = match options.create_new(true).open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                (options.create_new(false).open(path), false)
-            }
-            other => (other, true),
-        };
-        let object = format!("{verb} {}", path.display());
-        let file = opened.map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) => Error::new(object, "it is a symbolic link").hint("name the file itself"),
-            Some(libc::ENXIO) => Error::new(object, "it is a pipe that nobody reads").hint("name a new file"),
-            _ => Error::new(object, error).hint("name a file in a directory that this user may write"),
-        })?;
-        Ok(NewFile { file, path: path.to_owned(), unused })
-    }
-
-    fn write(mut self, verb: &str, content: impl FnOnce(&mut File) -> Result<(), TreeError>) -> Result<()> {
-        let object = format!("{verb} {}", self.path.display());
-        // A pipe or a device has no length.
-        if self.file.metadata().is_ok_and(|meta| meta.is_file()) {
-            self.file.set_len(0).map_err(|error| Error::new(&*object, error))?;
-        }
-        content(&mut self.file).map_err(|error| {
-            Error::new(object, error.to_string()).hint("free the disk; see limits.disk and limits.files of the policy")
-        })?;
-        self.unused = false;
-        Ok(())
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if self.unused {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 fn target_directory(path: &Path) -> Result<Target> {
-    let object = format!("export to {}", path.display());
-    let path = std::path::absolute(path).map_err(|error| Error::new(&*object, error))?;
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().map(OsStr::to_owned)) else {
-        return Err(Error::new(object, "it is the root directory").hint("name a new directory"));
-    };
-    let taken = std::fs::read_dir(&path).map(|mut entries| entries.next().is_some());
-    if taken.is_ok_and(|taken| taken) || path.is_symlink() || (path.exists() && !path.is_dir()) {
-        return Err(Error::new(object, "it exists and is not an empty directory").hint("name a new directory"));
+    let place = Place::open(path, "export to")?;
+    let taken = place.rights.with(|| match open_dir(place.parent.as_fd(), &place.name) {
+        Err(Errno::ENOENT) => Ok(false),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => Ok(true),
+        opened => Ok::<_, Errno>(
+            !entries(opened?.as_fd())?.iter().all(|one| one.is_ok_and(|one| is_dots(one.file_name().to_bytes()))),
+        ),
+    });
+    let object = || format!("export to {}", path.display());
+    match taken {
+        Ok(false) => Ok(Target::Directory(place)),
+        Ok(true) => Err(Error::new(object(), "it exists and is not an empty directory").hint("name a new directory")),
+        Err(errno) => Err(Error::new(object(), errno).hint("name a directory that this user may write to")),
     }
-    let opened = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(parent);
-    let parent = opened.map_err(|error| Error::new(&*object, error).hint("make its parent directory first"))?;
-    Ok(Target::Directory { parent: parent.into(), name, path })
 }

@@ -57,6 +57,7 @@ mod two_users; // A's agent is the victim, B's tries everything, tier by tier
 // What is left.
 mod crash; // `kill -9` at every stage, of launcher, init and both; sweep on what that leaves and on planted state
 mod devices; // where a file has another device than its directory: nothing is lost in or out
+mod outputs; // what goes out of a cell costs nobody a file, and has no name before it is whole
 mod skipped; // whatever is not copied in or out is named and counted
 mod tree; // wipe, copy, export and patch on hostile trees
 mod wiping; // the same by the real program: hostile agents, zeroed files, outputs, kept workspaces

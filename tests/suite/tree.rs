@@ -20,8 +20,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, mkfifo};
 use oubliette::copy::copy_tree;
 use oubliette::export::{to_directory, to_tar};
+use oubliette::rights::Rights;
 use oubliette::tree::{Bounds, FileId, TreeError};
-use oubliette::wipe::{Wiped, overwrite, wipe};
+use oubliette::wipe::{Wiped, overwrite, wipe_name};
 use oubliette::{patch, tree};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -108,7 +109,7 @@ impl Scratch {
     }
 
     fn wipe(&self) -> Wiped {
-        wipe(dir(self.path()).as_fd(), OsStr::new("cell"))
+        wipe_name(dir(self.path()).as_fd(), OsStr::new("cell"))
     }
 
     fn assert_intact(&self) {
@@ -667,14 +668,15 @@ fn copy_of_twenty_thousand_small_files_is_quick() {
     assert_eq!((copied.files, copied.bytes), (20_000, 14_000_000));
     assert!(took < Duration::from_secs(20), "{took:?}");
     let start = Instant::now();
-    wipe(dir(scratch.path()).as_fd(), OsStr::new("to"));
+    wipe_name(dir(scratch.path()).as_fd(), OsStr::new("to"));
     println!("20000 files wiped in {:?}", start.elapsed());
 }
 
 // ---- export ---------------------------------------------------------------------------------------------------------
 
 fn export(scratch: &Scratch, from: &Path, bounds: &Bounds) -> Result<tree::Bounds, TreeError> {
-    to_directory(dir(from).as_fd(), dir(scratch.path()).as_fd(), OsStr::new("target"), bounds).map(|_| *bounds)
+    to_directory(dir(from).as_fd(), dir(scratch.path()).as_fd(), Rights::OWN, OsStr::new("target"), bounds)
+        .map(|_| *bounds)
 }
 
 fn names(scratch: &Scratch) -> Vec<OsString> {
