@@ -211,7 +211,7 @@ fn the_dockerfile_is_this_image() {
     let words = |text: &str| -> Vec<String> { serde_json::from_str(text).unwrap() };
     let [entry, command] = ["ENTRYPOINT ", "CMD "].map(|name| words(line(name)));
     let copied = line("COPY ").split_whitespace().last().unwrap();
-    assert_eq!(entry, [copied]);
+    assert_eq!(entry, [format!("{copied}oubliette")]);
     let uid: u32 = line("USER ").split(':').next().unwrap().parse().unwrap();
     let Some(image) = distroless() else { return };
     assert_eq!(entry, [image.program]);
