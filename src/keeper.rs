@@ -221,6 +221,9 @@ pub fn wipe(cell: Cell, lease: Option<Lease>, dead: bool) -> Wiped {
     if !dead {
         wiped.left.push(Left { name: "processes".into(), why: "they do not end; run `oubliette sweep`".into() });
     }
+    if let Some(lease) = lease.as_ref().filter(|_| dead) {
+        wiped.left.extend(lease.clear());
+    }
     if let Some(lease) = lease.filter(|_| dead && wiped.left.is_empty()) {
         lease.release();
     }

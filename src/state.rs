@@ -69,6 +69,15 @@ impl State {
         }
     }
 
+    /// The file on which runs say which directories they work in.
+    ///
+    /// # Errors
+    /// The errno of openat(2).
+    pub fn working(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.dir, "working", flags, Mode::S_IRUSR | Mode::S_IWUSR)
+    }
+
     /// The path of a cell.
     pub fn cell_path(&self, id: &str) -> PathBuf {
         self.path.join("cells").join(id)
@@ -230,7 +239,8 @@ pub fn reopen_cells(cells: BorrowedFd<'_>) {
 /// Whether a directory is empty or holds nothing but what [`State`] puts there: whoever names /etc or his HOME would
 /// find its mode changed.
 fn ours(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let known = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b".." | b"cells" | b"uids" | b"kept");
+    let known =
+        |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b".." | b"cells" | b"uids" | b"kept" | b"working");
     Ok(crate::tree::entries(dir)?.iter().all(|entry| entry.is_ok_and(|entry| known(entry.file_name()))))
 }
 

@@ -95,7 +95,9 @@ pub fn sweep(state: &State, dry_run: bool) -> Result<Swept> {
         swept.left.extend(resume::sweep(state, until)?);
     }
     if nix::unistd::geteuid().is_root() && !dry_run {
-        swept.freed_uids = uids::sweep(state, &owners)?;
+        let (freed, left) = uids::sweep(state, &owners)?;
+        swept.freed_uids = freed;
+        swept.left.extend(left.into_iter().map(Leftover::from));
     }
     Ok(swept)
 }

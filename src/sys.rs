@@ -7,6 +7,7 @@ pub mod environ;
 pub mod fds;
 pub mod inherited;
 pub mod inode;
+pub mod ipc;
 pub mod landlock;
 pub mod mounts;
 pub mod net;

@@ -1,6 +1,9 @@
 //! Leases of UIDs: each run of root's has one that no other live run has.
 #![forbid(unsafe_code)]
 
+mod kill;
+mod places;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,19 +17,16 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sched::CloneFlags;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::{Mode, fstat};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, Uid, UnlinkatFlags, ftruncate, unlinkat};
+use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::unistd::{Uid, UnlinkatFlags, ftruncate, unlinkat};
 
 use crate::cell::gid_of;
-use crate::confine::ids::{Ids, become_run};
+use crate::confine::ids::Ids;
 use crate::error::{Error, Result};
 use crate::request::UidRange;
 use crate::state::State;
-use crate::sys::process::{Fork, exit_now, fork_into};
+use crate::wipe::Left;
+pub use kill::kill_all;
 
 /// A UID that is this run's alone. When dropped in use it stays marked, and `sweep` frees it.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Lease {
     pub uid: Uid,
     /// A process runs under it, or may.
     in_use: Cell<bool>,
+    /// What runs under it can write to places that all UIDs share.
+    shares: Cell<bool>,
     leases: OwnedFd,
     lock: Flock<OwnedFd>,
 }
@@ -65,15 +67,18 @@ impl Lease {
     fn take_new(state: &State, range: UidRange) -> Result<Option<Lease>> {
         let leases = state.leases()?;
         let count = range.last - range.first + 1;
-        let drawn = crate::sys::random::bytes().map(u32::from_ne_bytes);
-        let start =
-            drawn.map_err(|errno| Error::new("lease a UID", errno).hint("use a kernel with getrandom(2)"))? % count;
+        let cursor = Cursor::open(&leases, range)
+            .map_err(|errno| Error::new("lease a UID", errno).hint("make the state directory writable"))?;
+        let start = cursor.next() % count;
         for step in 0..count {
             // In 64 bits: a range may hold nearly every number of 32.
             let nth = (u64::from(start) + u64::from(step)) % u64::from(count);
             let uid = range.first + u32::try_from(nth).unwrap_or_default();
             match try_take_new(&leases, uid) {
-                Ok(Some(lock)) => return Lease::new(state, uid, leases, lock).map(Some),
+                Ok(Some(lock)) => {
+                    cursor.set((uid - range.first).wrapping_add(1));
+                    return Lease::new(state, uid, leases, lock).map(Some);
+                }
                 Ok(None) => {}
                 Err(errno) => {
                     return Err(Error::new(format!("lease UID {uid}"), errno).hint("make the state directory writable"));
@@ -84,7 +89,7 @@ impl Lease {
     }
 
     fn new(state: &State, uid: u32, leases: OwnedFd, lock: Flock<OwnedFd>) -> Result<Lease> {
-        let lease = Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), leases, lock };
+        let lease = Lease { uid: Uid::from_raw(uid), in_use: Cell::new(false), shares: Cell::new(false), leases, lock };
         let Err(errno) = Owner::of(state).and_then(|owner| owner.write(&lease.lock)) else { return Ok(lease) };
         let place = std::fs::read_link(format!("/proc/self/fd/{}", lease.leases.as_raw_fd())).unwrap_or_default();
         Err(Error::new(format!("lease UID {uid} in {}", place.display()), errno)
@@ -131,9 +136,47 @@ impl Lease {
         [self.leases.as_fd(), self.lock.as_fd()]
     }
 
+    /// From here on what runs under it can write to places that all UIDs share. Not for one that is bound to a workspace:
+    /// that may lie in such a place, and nobody but its user gets the UID again.
+    pub fn share(&self) {
+        self.shares.set(true);
+        // For a sweep, where this run is killed. On a file of our own that is open it does not fail.
+        let _ = fchmod(&*self.lock, SHARES);
+    }
+
+    /// Removes what is left under the UID in such places, where there can be something. Gives what stays.
+    pub fn clear(&self) -> Vec<Left> {
+        if self.shares.get() { places::clear(self.uid.as_raw()) } else { Vec::new() }
+    }
+
     /// From here on something runs under it.
     pub fn use_it(&self) {
         self.in_use.set(true);
+    }
+}
+
+/// Where the next search begins in a range: behind the UID that was lent last, so that each is lent again as late as can
+/// be. A hint alone: two launchers that read the same number meet at the names of the leases.
+struct Cursor(OwnedFd);
+
+impl Cursor {
+    fn open(leases: &OwnedFd, range: UidRange) -> Result<Cursor, Errno> {
+        let name = format!("next-{}-{}", range.first, range.last);
+        openat(leases, name.as_str(), LEASE | OFlag::O_CREAT, Mode::S_IRUSR | Mode::S_IWUSR).map(Cursor)
+    }
+
+    /// The rank of the UID to try first.
+    fn next(&self) -> u32 {
+        let mut bytes = [0; 4];
+        match nix::sys::uio::pread(&self.0, &mut bytes, 0) {
+            Ok(4) => u32::from_ne_bytes(bytes),
+            _ => 0,
+        }
+    }
+
+    fn set(&self, rank: u32) {
+        // On a full disk the lease itself fails, and says so.
+        let _ = nix::sys::uio::pwrite(&self.0, &rank.to_ne_bytes(), 0);
     }
 }
 
@@ -226,6 +269,9 @@ fn exhausted(state: &State, range: UidRange) -> Error {
     Error::new("lease a UID", cause).hint(hint)
 }
 
+/// The mode of a lease whose run could write to places that all UIDs share.
+const SHARES: Mode = Mode::S_IRWXU;
+
 const LEASE: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// The lock of a UID that nobody has marked.
@@ -260,52 +306,6 @@ fn lock(file: OwnedFd) -> Result<Option<Flock<OwnedFd>>, Errno> {
     }
 }
 
-/// UIDs below this are the system's.
-const FIRST: u32 = 1000;
-
-/// Ends every process of a UID. Gives whether none is left. Never those of the system or of the caller, whatever a file
-/// says that names them: no run has such a UID, and `kill(-1)` would end the host.
-pub fn kill_all(uid: u32) -> bool {
-    if uid < FIRST || uid == nix::unistd::geteuid().as_raw() {
-        return true;
-    }
-    let ids = Ids { uid: Uid::from_raw(uid), gid: gid_of(uid) };
-    match fork_into(CloneFlags::empty()) {
-        Ok(Fork::Child) => {
-            let gone = become_run(ids).is_ok() && kill_own();
-            exit_now(i32::from(!gone));
-        }
-        // Orphans of the agent that come to us are reaped here, too: a dead process counts until then.
-        Ok(Fork::Parent(child)) => loop {
-            match waitpid(None, None) {
-                Ok(status) if status.pid() == Some(child) => return matches!(status, WaitStatus::Exited(_, 0)),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return false,
-            }
-        },
-        Err(_) => false,
-    }
-}
-
-/// `kill(-1)` reaches what this UID may signal, without itself and init, and no process can fork away from it for ever.
-/// Its answer tells nothing: with other users' processes about it is 0 even when none could be signalled. Whether one
-/// is left a limit of two processes tells, which leaves room for one fork. Neither needs /proc or pidfds, which gVisor
-/// lacks.
-fn kill_own() -> bool {
-    if setrlimit(Resource::RLIMIT_NPROC, 2, 2).is_err() {
-        return false;
-    }
-    for _ in 0..2000 {
-        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
-        match fork_into(CloneFlags::empty()) {
-            Ok(Fork::Child) => exit_now(0),
-            Ok(Fork::Parent(child)) => return waitpid(child, None).is_ok(),
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
-    false
-}
-
 /// Ends what a dead run left running under its UID. Where no lease says that a run had it, nothing does; where a live
 /// run has it by now, that one has ended it before it began. Gives whether none is left.
 pub fn end(state: &State, uid: u32) -> bool {
@@ -327,15 +327,16 @@ pub fn end(state: &State, uid: u32) -> bool {
 }
 
 /// Frees what killed runs of this state directory left marked, except the UIDs whose cells are not gone; gives those that
-/// are free again. Also of a state directory that is there no longer.
+/// are free again, and what of theirs is still in places that all UIDs share. Also of a state directory that is there no
+/// longer.
 ///
 /// # Errors
 /// The leases cannot be read.
-pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
+pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<(Vec<u32>, Vec<Left>)> {
     let leases = state.leases()?;
     let failed = |errno: Errno| Error::new("read the UID leases", errno).hint("run it as root");
     let own = Owner::of(state).map_err(failed)?;
-    let mut freed = Vec::new();
+    let (mut freed, mut left) = (Vec::new(), Vec::new());
     for entry in crate::tree::entries(leases.as_fd()).map_err(failed)?.iter().flatten() {
         let Some(uid) = entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()) else { continue };
         if except.contains(&uid) {
@@ -344,9 +345,16 @@ pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
         if let Ok(Some(lock)) = try_take(&leases, uid)
             && Owner::read(lock.as_fd()).is_none_or(|owner| owner.place == own.place || owner.is_gone())
         {
+            let shares = fstat(&*lock).is_ok_and(|stat| stat.st_mode & 0o100 != 0);
+            let stays = if shares { places::clear(uid) } else { Vec::new() };
+            if !stays.is_empty() {
+                left.extend(stays);
+                continue;
+            }
             Lease {
                 uid: Uid::from_raw(uid),
                 in_use: Cell::new(false),
+                shares: Cell::new(false),
                 leases: leases.try_clone().map_err(|e| Error::new("read the UID leases", e))?,
                 lock,
             }
@@ -354,5 +362,5 @@ pub fn sweep(state: &State, except: &BTreeSet<u32>) -> Result<Vec<u32>> {
             freed.push(uid);
         }
     }
-    Ok(freed)
+    Ok((freed, left))
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk_use;
+mod nested;
 mod outputs;
 mod place;
 
@@ -29,6 +30,7 @@ use crate::request::{Request, UidRange, Workspace};
 use crate::state::State;
 use crate::tree::{Bounds, Passed, TreeError};
 use crate::user::UserId;
+use nested::Nested;
 pub use outputs::Outputs;
 
 /// A workspace that is not a fresh one: checked, and held by this run alone.
@@ -43,12 +45,13 @@ pub struct Kept {
     /// Its name, where it is a user's.
     pub name: Option<String>,
     lock: Flock<OwnedFd>,
+    nested: Option<Nested>,
 }
 
 impl Kept {
     /// What holds it, for a process that closes everything else.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.lock.as_fd()
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.lock.as_fd()).chain(self.nested.iter().map(Nested::descriptor))
     }
 }
 
@@ -96,6 +99,7 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
     let real = path
         .canonicalize()
         .map_err(|error| Error::new(&*object, error).hint("name a directory that this user may enter"))?;
+    let states = state;
     let state = state.path.canonicalize().unwrap_or_else(|_| state.path.clone());
     let home = crate::sys::environ::home().map(|home| home.canonicalize().unwrap_or(home));
     if state.starts_with(&real) || home.is_some_and(|home| home.starts_with(&real)) {
@@ -115,6 +119,7 @@ fn open_directory(path: &Path, state: &State, switch: bool) -> Result<Kept> {
         bound: false,
         name: None,
         lock: lock(&dir, &object)?,
+        nested: Some(not_nested(states, &dir, &object)?),
         directory: CheckedDirectory { path: real, fd: dir.into() },
     })
 }
@@ -133,6 +138,39 @@ fn lock(dir: &File, object: &str) -> Result<Flock<OwnedFd>> {
             }
             Err((_, errno)) => return Err(Error::new(object, errno)),
         }
+    }
+}
+
+/// Holds it against runs in a directory above or below, too.
+fn not_nested(state: &State, dir: &File, object: &str) -> Result<Nested> {
+    let until = Instant::now() + ENDING;
+    loop {
+        match Nested::take(state, dir.as_fd()) {
+            Ok(Some(nested)) => return Ok(nested),
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) => {
+                return Err(Error::new(object, "another run works in a directory above or below it")
+                    .hint("wait for that run to end, or name another directory"));
+            }
+            Err(errno) => {
+                return Err(Error::new(format!("{object} apart from those above and below"), errno)
+                    .hint("use a kernel with locks of open files (F_OFD_SETLK) and a file system that has them"));
+            }
+        }
+    }
+}
+
+/// A UID that outlives runs may become an account's meanwhile: the agent would be that account.
+fn nobodys(uid: Uid, place: &Path) -> Result<()> {
+    let number = UidRange { first: uid.as_raw(), last: uid.as_raw() };
+    let object = format!("use the user's workspace {} of UID {uid}", place.display());
+    match crate::ranges::Ranges::read(&[number]) {
+        crate::host::Fact::Lacks(lack) => Err(Error::new(object, lack.why).hint(lack.remedy)),
+        crate::host::Fact::Has(ranges) => match ranges.taken(number) {
+            Some(other) => Err(Error::new(object, format!("that number is by now {}", other.whose))
+                .hint("chown -R the workspace to a free UID of --uid-range, or change the number of the account")),
+            None => Ok(()),
+        },
     }
 }
 
@@ -159,12 +197,16 @@ fn open_user(user: &UserId, state: &State, range: UidRange, switch: bool) -> Res
     };
     let stat = fstat(&dir).map_err(failed)?;
     let owner = Ids { uid: Uid::from_raw(stat.st_uid), gid: Gid::from_raw(stat.st_gid) };
+    if switch {
+        nobodys(owner.uid, &path)?;
+    }
     let dir = File::from(dir);
     Ok(Kept {
         owner,
         bound: switch,
         name: Some(name),
         lock: lock(&dir, "use the user's workspace")?,
+        nested: None,
         directory: CheckedDirectory { path, fd: dir.into() },
     })
 }

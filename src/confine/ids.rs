@@ -100,6 +100,17 @@ pub fn keep_groups(planned: &[Group]) -> Result<(), Errno> {
     if !planned.is_empty() || keeps_none()? { Ok(()) } else { setgroups(&[]) }
 }
 
+/// Gets the run's UID as its effective one alone: it may signal the run's processes, and they may not signal it.
+///
+/// # Errors
+/// As for [`become_run`]; EINVAL where the user namespace does not map the spare UID.
+pub fn become_killer(ids: Ids, spare: Uid) -> Result<(), Errno> {
+    setgroups(&[])?;
+    setresgid(ids.gid, ids.gid, ids.gid)?;
+    setresuid(spare, ids.uid, spare)?;
+    prctl::set_dumpable(false)
+}
+
 /// Becomes the run's UID for good, without a supplementary group and without a capability.
 ///
 /// # Errors

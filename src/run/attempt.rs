@@ -219,7 +219,7 @@ impl Run<'_> {
     fn keep(&self, plan: &Plan, prepared: Prepared, ward: Ward) -> ! {
         let Prepared { cell, lease, agent, alone, .. } = prepared;
         let cgroups = plan.cgroup.as_ref().map(|cgroups| Cgroup::planned(cgroups, &cell.id));
-        let held = self.kept.iter().map(Kept::descriptor).chain(alone.iter().map(Alone::as_fd)).collect();
+        let held = self.kept.iter().flat_map(Kept::descriptors).chain(alone.iter().map(Alone::as_fd)).collect();
         let alone = alone.is_some().then_some(agent.uid);
         Charge { cell, lease, alone, cgroups: cgroups.unwrap_or_default(), held, ward }.keep()
     }
@@ -240,6 +240,10 @@ impl Run<'_> {
         let (keeper, theirs) = ends.keeper.unzip();
         let cloned = Instant::now();
         prepared.lease.iter().for_each(Lease::use_it);
+        let walled = plan.root.is_some() || plan.enforces(crate::layer::Layer::LandlockFs);
+        if !walled && matches!(plan.identity, Identity::PerRun(_)) {
+            prepared.lease.iter().for_each(Lease::share);
+        }
         let child = match self.fork(plan, theirs.is_some()) {
             Ok((Fork::Child, raised)) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.

@@ -42,6 +42,7 @@ mod gemini; // the real Gemini CLI at every level, through a broker
 mod gvisor; // the same in a real gVisor sandbox, as root and as a plain user
 mod images; // the program in an empty root, and in images like distroless and Alpine; nothing of the host's C library
 mod kimi; // the real Kimi Code at every level, through a broker
+mod lent; // a UID that is lent again finds nothing of the last run, and who ends its processes is not ended by them
 mod login; // the file of an agent's own login: its token is brokered, and what renews that is nowhere
 mod many; // 32 cells at once for a minute
 mod opencode; // the real opencode at every level, through a broker
