@@ -108,6 +108,7 @@ pub fn become_killer(ids: Ids, spare: Uid) -> Result<(), Errno> {
     setgroups(&[])?;
     setresgid(ids.gid, ids.gid, ids.gid)?;
     setresuid(spare, ids.uid, spare)?;
+    sys::capabilities::clear()?;
     prctl::set_dumpable(false)
 }
 

@@ -165,3 +165,29 @@ fn a_workspace_and_one_in_it_are_not_in_use_at_once() {
         assert_eq!(run("w/sub", "true").output().unwrap().status.code(), Some(0), "{who:?}: it is free again");
     }
 }
+
+/// The workspace of a user whose UID somebody else has got meanwhile, under another range.
+#[test]
+fn a_kept_workspace_whose_uid_is_an_accounts_by_now() {
+    if !need::as_root() {
+        return;
+    }
+    let place = Place::new(Who::Root);
+    let (first, other) = (uid(), uid() - 1_000_000);
+    let bound = first + 3;
+    let run = |range: String, mounts: &str| {
+        let run = place.run(&["--uid-range", &range, "--workspace", "user"], "id -u");
+        let script = format!("{mounts}\nexec \"$@\"");
+        place.through(&run, "unshare", &["-m", "sh", "-ec", &script, "sh"]).output().unwrap()
+    };
+    let kept = run(format!("{first}-{bound}"), "");
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), format!("{bound}\n"), "{kept:?}");
+    let passwd =
+        place.file("passwd", &(fs::read_to_string("/etc/passwd").unwrap() + &format!("bob:x:{bound}:{bound}::/:\n")));
+    let mounts = format!("mount --bind {} /etc/passwd", passwd.display());
+    let refused = run(format!("{other}-{}", other + 63), &mounts);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    assert!(said.contains("that number is by now the UID of account bob") && said.contains("hint: "), "{said}");
+    place.assert_nothing_left(&[]);
+}
