@@ -13,23 +13,29 @@ pub enum Kind {
     Semaphores,
 }
 
-/// Those that a UID owns or has made, by number. None where the kernel has no such objects or does not list them.
-pub fn of(kind: Kind, uid: u32) -> Vec<i32> {
+/// Those that a UID owns or has made, by number. None where the kernel has no such objects.
+///
+/// # Errors
+/// The list cannot be read, or does not say whose they are.
+pub fn of(kind: Kind, uid: u32) -> std::io::Result<Vec<i32>> {
     let (name, number) = match kind {
         Kind::Memory => ("shm", "shmid"),
         Kind::Queue => ("msg", "msqid"),
         Kind::Semaphores => ("sem", "semid"),
     };
-    let text = std::fs::read_to_string(format!("/proc/sysvipc/{name}")).unwrap_or_default();
+    let text = match std::fs::read_to_string(format!("/proc/sysvipc/{name}")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
     let mut lines = text.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let Some(head) = lines.next() else { return Vec::new() };
+    let Some(head) = lines.next() else { return Ok(Vec::new()) };
     let column = |name: &str| head.iter().position(|word| *word == name);
     let (Some(number), Some(owner), Some(maker)) = (column(number), column("uid"), column("cuid")) else {
-        return Vec::new();
+        return Err(std::io::Error::other("it does not say whose they are"));
     };
     let is = |line: &[&str], column: usize| line.get(column).and_then(|word| word.parse().ok()) == Some(uid);
     let owned = lines.filter(|line| is(line, owner) || is(line, maker));
-    owned.filter_map(|line| line.get(number)?.parse().ok()).collect()
+    Ok(owned.filter_map(|line| line.get(number)?.parse().ok()).collect())
 }
 
 /// Removes one.

@@ -13,11 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::sys::ipc::{self, Kind};
-use crate::tree::{entries, is_dots, open_dir, printable};
+use crate::sys::ipc;
+use crate::tree::{Kind, Mount, entries, is_dots, open_dir, printable, status, status_of};
 use crate::wipe::{Left, wipe};
 
 /// Where everybody may write on a usual system. Message queues and shared memory of POSIX are files, too.
@@ -38,12 +37,14 @@ struct Walk {
     names: u64,
     until: Instant,
     left: Vec<Left>,
+    /// What stays and is not in the list.
+    unlisted: u64,
 }
 
 /// Removes what a UID owns in these places, and its objects of System V. Gives what stays. Comes after the last process
 /// of the UID.
 pub fn clear(uid: u32) -> Vec<Left> {
-    let mut walk = Walk { uid, names: NAMES, until: Instant::now() + PATIENCE, left: Vec::new() };
+    let mut walk = Walk { uid, names: NAMES, until: Instant::now() + PATIENCE, left: Vec::new(), unlisted: 0 };
     let mut seen = Vec::new();
     for place in PLACES {
         // By whatever links the operator made on the way.
@@ -55,30 +56,35 @@ pub fn clear(uid: u32) -> Vec<Left> {
                 continue;
             }
         };
-        let Ok(stat) = fstat(&dir) else { continue };
-        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR && !seen.contains(&(stat.st_dev, stat.st_ino)) {
-            seen.push((stat.st_dev, stat.st_ino));
-            walk.directory(dir.as_fd(), place.as_bytes(), stat.st_dev, DEPTH);
+        match status_of(dir.as_fd()) {
+            Ok(found) if found.kind != Kind::Directory || seen.contains(&found.id) => {}
+            Ok(found) => {
+                seen.push(found.id);
+                walk.directory(dir.as_fd(), place.as_bytes(), found.mount, DEPTH);
+            }
+            Err(errno) => walk.keep(place.as_bytes(), errno.desc()),
         }
     }
-    for kind in [Kind::Memory, Kind::Queue, Kind::Semaphores] {
+    for kind in [ipc::Kind::Memory, ipc::Kind::Queue, ipc::Kind::Semaphores] {
         walk.objects(kind);
+    }
+    if walk.unlisted > 0 {
+        walk.left.push(Left { name: format!("{} more of uid {uid}", walk.unlisted), why: "not listed".into() });
     }
     walk.left
 }
 
 impl Walk {
     fn keep(&mut self, path: &[u8], why: &str) {
-        match self.left.len() {
-            0..crate::wipe::MOST_LEFT => {
-                self.left.push(Left { name: format!("{} of uid {}", printable(path), self.uid), why: why.into() });
-            }
-            _ => {}
+        if self.left.len() < crate::wipe::MOST_LEFT {
+            self.left.push(Left { name: format!("{} of uid {}", printable(path), self.uid), why: why.into() });
+        } else {
+            self.unlisted += 1;
         }
     }
 
     /// The UID's names in a directory of somebody else's.
-    fn directory(&mut self, dir: BorrowedFd<'_>, path: &[u8], device: libc::dev_t, depth: usize) {
+    fn directory(&mut self, dir: BorrowedFd<'_>, path: &[u8], mount: Mount, depth: usize) {
         let mut list = match entries(dir) {
             Ok(list) => list,
             Err(errno) => return self.keep(path, errno.desc()),
@@ -95,41 +101,53 @@ impl Walk {
                 return self.keep(path, "there is more in it than is looked at");
             };
             self.names = names;
-            self.entry(dir, name, &[path, b"/", name.as_bytes()].concat(), device, depth);
+            self.entry(dir, name, &[path, b"/", name.as_bytes()].concat(), mount, depth);
         }
     }
 
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &OsStr, path: &[u8], device: libc::dev_t, depth: usize) {
-        let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
+    fn entry(&mut self, dir: BorrowedFd<'_>, name: &OsStr, path: &[u8], mount: Mount, depth: usize) {
+        let found = match status(dir, name) {
+            Ok(found) => found,
             Err(Errno::ENOENT) => return,
             Err(errno) => return self.keep(path, errno.desc()),
         };
-        if stat.st_uid == self.uid {
-            for left in wipe(dir, name).left {
-                self.keep(path, &left.why);
-            }
-            return;
+        if found.kind != Kind::Directory {
+            // In a sticky directory nobody else moves this name; elsewhere anybody may remove whatever stands there.
+            let removed = if found.uid == self.uid { unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) } else { Ok(()) };
+            return match removed {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => self.keep(path, errno.desc()),
+            };
         }
         // Where others may not search, it could not get in.
-        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR || stat.st_mode & 0o001 == 0 || stat.st_dev != device {
+        if !mount.holds(&found) || (found.uid != self.uid && found.mode & 0o001 == 0) {
             return;
         }
-        match open_dir(dir, name) {
-            // Another one may have come under this name since.
-            Ok(inner) if fstat(&inner).is_ok_and(|now| now.st_ino == stat.st_ino && now.st_dev == device) => {
-                match depth {
-                    0 => self.keep(path, "it is deeper than is looked at"),
-                    _ => self.directory(inner.as_fd(), path, device, depth - 1),
+        let inner = match open_dir(dir, name) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return,
+            Err(errno) => return self.keep(path, errno.desc()),
+            Ok(inner) => inner,
+        };
+        match status_of(inner.as_fd()) {
+            Err(errno) => self.keep(path, errno.desc()),
+            // Another one has come under this name since: it is of somebody who lives.
+            Ok(now) if now.id != found.id => {}
+            Ok(now) if now.uid == self.uid => {
+                for left in wipe(dir, name, inner.as_fd()).left {
+                    self.keep(path, &left.why);
                 }
             }
-            Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
-            Err(errno) => self.keep(path, errno.desc()),
+            Ok(_) if depth == 0 => self.keep(path, "it is deeper than is looked at"),
+            Ok(_) => self.directory(inner.as_fd(), path, mount, depth - 1),
         }
     }
 
-    fn objects(&mut self, kind: Kind) {
-        for object in ipc::of(kind, self.uid) {
+    fn objects(&mut self, kind: ipc::Kind) {
+        let owned = match ipc::of(kind, self.uid) {
+            Ok(owned) => owned,
+            Err(error) => return self.keep(format!("{kind:?}").as_bytes(), crate::tree::errno(&error).desc()),
+        };
+        for object in owned {
             if let Err(errno) = ipc::remove(kind, object) {
                 self.keep(format!("{kind:?} {object}").as_bytes(), errno.desc());
             }

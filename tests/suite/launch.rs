@@ -110,6 +110,8 @@ impl Lab {
         let mut left = Vec::new();
         for place in ["run/oubliette/cells", "run/oubliette/uids", "mine/oubliette/cells", "mine/oubliette/uids"] {
             let entries = fs::read_dir(self.path(place)).into_iter().flatten().flatten();
+            // Which number is lent next outlives every run.
+            let entries = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with("next-"));
             left.extend(entries.map(|entry| entry.path().display().to_string()));
         }
         left.extend(self.processes().into_iter().map(|(pid, words)| format!("{pid}: {words}")));
