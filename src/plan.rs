@@ -377,6 +377,12 @@ impl Plan {
         self.layers.iter().any(|planned| planned.layer == layer && planned.decision.enforced())
     }
 
+    /// The agent has a UID that is lent again, and reaches directories that every UID may write to: what it leaves there is
+    /// the next one's.
+    pub fn shares_places(&self) -> bool {
+        matches!(self.identity, Identity::PerRun(_)) && self.root.is_none() && !self.enforces(Layer::LandlockFs)
+    }
+
     /// Layers that are missing though the policy prefers them, with reason and remedy.
     pub fn degraded(&self) -> impl Iterator<Item = (Layer, &str, &str)> {
         self.layers.iter().filter_map(|planned| match &planned.decision {

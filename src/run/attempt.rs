@@ -240,10 +240,7 @@ impl Run<'_> {
         let (keeper, theirs) = ends.keeper.unzip();
         let cloned = Instant::now();
         prepared.lease.iter().for_each(Lease::use_it);
-        let walled = plan.root.is_some() || plan.enforces(crate::layer::Layer::LandlockFs);
-        if !walled && matches!(plan.identity, Identity::PerRun(_)) {
-            prepared.lease.iter().for_each(Lease::share);
-        }
+        prepared.lease.iter().filter(|_| plan.shares_places()).for_each(Lease::share);
         let child = match self.fork(plan, theirs.is_some()) {
             Ok((Fork::Child, raised)) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
