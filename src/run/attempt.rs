@@ -89,6 +89,14 @@ struct Prepared {
     skipped: Passed,
 }
 
+impl Prepared {
+    /// From here on something runs under the UID.
+    fn use_lease(&self, plan: &Plan) {
+        self.lease.iter().for_each(Lease::use_it);
+        self.lease.iter().filter(|_| plan.shares_places()).for_each(Lease::share);
+    }
+}
+
 /// The launcher's ends of what it shares with the child.
 struct Ends {
     channel: Channel,
@@ -239,8 +247,7 @@ impl Run<'_> {
         let adopts = !plan.namespaces.pid && prctl::set_child_subreaper(true).is_ok();
         let (keeper, theirs) = ends.keeper.unzip();
         let cloned = Instant::now();
-        prepared.lease.iter().for_each(Lease::use_it);
-        prepared.lease.iter().filter(|_| plan.shares_places()).for_each(Lease::share);
+        prepared.use_lease(plan);
         let child = match self.fork(plan, theirs.is_some()) {
             Ok((Fork::Child, raised)) => {
                 // Init and keeper would keep them open: they must see the launcher's end of their channel close.
