@@ -42,7 +42,8 @@ impl Place {
         let object = format!("{verb} {}", path.display());
         let full = std::path::absolute(path).map_err(|error| Error::new(&*object, error))?;
         let (Some(above), Some(name)) = (full.parent(), full.file_name().map(OsStr::to_owned)) else {
-            return Err(Error::new(object, "it is a directory that is there already").hint("name a new file"));
+            let why = if full.parent().is_none() { "it is the root directory" } else { "its last part is `..`" };
+            return Err(Error::new(object, why).hint("name something new in a directory that is there"));
         };
         let parent = walk(above).map_err(|(part, errno)| match errno {
             Errno::ELOOP => Error::new(&*object, format!("{} is a link that somebody else has made", part.display()))

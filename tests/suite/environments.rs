@@ -234,7 +234,7 @@ fn a_container_whose_tmp_is_full() {
         let lines: Vec<&str> = said.lines().collect();
         let [full, hint, status, fill, fill_hint, fill_status, rest @ ..] = &lines[..] else { panic!("{uid}: {said}") };
         assert!(full.starts_with("oubliette: cannot ") && full.contains("No space left"), "{uid}: {said}");
-        assert!(fill.starts_with("oubliette: cannot fill the cell"), "{uid}: {said}");
+        assert!(fill.starts_with("oubliette: cannot fill the workspace"), "{uid}: {said}");
         assert!(hint.starts_with("hint: ") && fill_hint.starts_with("hint: "), "{uid}: {said}");
         assert_eq!((*status, *fill_status, rest), ("125", "125", &["full", "7", "0"][..]), "{uid}: {said}");
     }

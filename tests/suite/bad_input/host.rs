@@ -275,7 +275,7 @@ fn limits_that_are_reached() {
     let processes = [1, 2, 3].map(|n| format!("--nproc={n}"));
     // Below the size of the program itself the kernel ends it in execve(2).
     let memory = [40, 48, 64, 128].map(|n| format!("--as={}", n << 20));
-    let data = [2, 4, 8, 16].map(|n| format!("--data={}", n << 18));
+    let data = [4, 8, 16, 32].map(|n| format!("--data={}", n << 18));
     let all: Vec<String> = files.chain(sizes).chain(processes).chain(memory).chain(data).collect();
     let (mut good, mut bad) = (0, 0);
     let before = stepped_round();
