@@ -131,6 +131,8 @@ fn the_plan_says_what_holds_there() {
         let mut expected =
             vec!["pid", "ipc", "uts", "net", "uid", "seccomp", "capabilities", "no-new-privs", "limits", "alone"];
         expected.retain(|layer| uid == 0 || *layer != "uid");
+        // A socket with a path is the filter's to refuse.
+        expected.insert(expected.iter().position(|layer| *layer == "seccomp").unwrap(), "path-sockets");
         assert_eq!(enforced, expected, "{uid}");
         // The report of a run says the same.
         let lines = sandbox.lines(uid, "$O run -q --report-fd 3 --network none -- true 3>&1");

@@ -49,7 +49,8 @@ shopt -s nullglob
 # A /run that cannot be written is the host's, with what others have there.
 here=/run/oubliette; [ -w /run ] || here=/nowhere
 cells() { cells=("$here"/cells/* /var/tmp/oubliette-*/cells/* /tmp/oubliette-*/cells/*); }
-leases() { leases=("$here"/uids/* /var/tmp/oubliette-*/uids/* /tmp/oubliette-*/uids/*); }
+# A lease is named by its number; which one is lent next stands beside them and stays.
+leases() { leases=("$here"/uids/[0-9]* /var/tmp/oubliette-*/uids/[0-9]* /tmp/oubliette-*/uids/[0-9]*); }
 
 # Another user's cell, which lives through all of it. A policy is its reader's own or root's.
 cp /mnt/beside.toml beside.toml
