@@ -68,9 +68,10 @@ pub fn run(report_fd: Option<i32>, request: impl FnOnce() -> Result<Request>) ->
 fn perform(request: Request, started: Instant, report: &mut Option<File>, known: &mut Report) -> Result<Exit> {
     known.user = request.user.to_string();
     known.agent = request.agent.clone().unwrap_or_default();
+    // Before anything is opened: a number that the caller named and did not open would be the launcher's own.
+    let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     let oom_order = hide_launcher()?;
     need_host()?;
-    let given = request.credential.as_ref().map(SecretSource::take).transpose()?.flatten();
     check_standard_streams()?;
     let signals = take_signals()?;
     let mut job = Job::new(request)?;

@@ -14,7 +14,7 @@ use oubliette::progress::Stage as At;
 use oubliette::secret::{Secret, SecretSource};
 
 use crate::need;
-use crate::stage::{Done, Running, Stage, Who, descendants, output, wait_for};
+use crate::stage::{Done, Running, Stage, Who, children, output, wait_for};
 
 /// Where the launcher gets the credential from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,11 +258,13 @@ fn look(service: &Service, running: &Running, at: At) {
     let environ = fs::read(format!("/proc/{}/environ", running.pid())).unwrap();
     assert!(environ.iter().all(|byte| *byte == 0), "the launcher has no variable at {}", at.name());
     if at == At::Cloned || at == At::Running {
-        let child = descendants(running.pid())[0];
-        assert_eq!(in_memory(child, token), 0, "its child has no copy at {}", at.name());
+        for child in children(running.pid()) {
+            assert_eq!(in_memory(child, token), 0, "its child has no copy at {}", at.name());
+        }
     }
     if at == At::Running {
-        let family = descendants(running.pid());
+        // Init or the keeper first, and what counts the cell's files.
+        let family = children(running.pid());
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
         let init = family.first().filter(|child| namespace(**child) != namespace(running.pid()));
         if let Some(init) = init {
@@ -276,9 +278,8 @@ fn look(service: &Service, running: &Running, at: At) {
         }
         // The pipe is anonymous: its number is the same wherever it is open. The agent itself is looked at, the child of
         // init or keeper: what it starts may just have ended.
-        let pipe = fs::read_link(format!("/proc/{}/fd/3", family[1])).unwrap();
-        // Init, or the keeper.
-        for other in [&running.pid(), &family[0]] {
+        let pipe = fs::read_link(format!("/proc/{}/fd/3", children(family[0])[0])).unwrap();
+        for other in family.iter().chain([&running.pid()]) {
             assert!(!descriptors(*other).contains(&pipe), "{other} has the agent's pipe");
         }
     }

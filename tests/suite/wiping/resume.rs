@@ -182,7 +182,7 @@ fn a_launcher_that_is_killed_while_it_keeps_leaves_what_was_kept_before() {
             said(&place, &layout, TALK);
             let words = words(&place, &layout, "alice", "talker");
             let words: Vec<&str> = words.iter().map(String::as_str).chain(["--resume"]).collect();
-            let many = "cd ~/.talk/all && seq -f 'file%05g' 1 20000 | xargs touch; echo two >deep/one; echo ready";
+            let many = "cd ~/.talk/all && seq -f 'file%05g' 1 20000 | while read -r name; do : >$name; done; echo two >deep/one; echo ready";
             let mut started = Started::new(&mut place.run(&words, many));
             started.line("ready");
             let draft = || kept(&place).into_iter().find(|path| path.to_str().unwrap().contains("/.draft-"));
