@@ -7,7 +7,6 @@
 
 mod broker;
 mod egress;
-pub mod expect;
 mod files;
 mod ipc;
 mod kernel;
@@ -36,9 +35,9 @@ pub use table::{ATTACKS, Attack, Class};
 pub use target::Target;
 pub use victim::{Damage, victim};
 
-use crate::error::{Error, Result};
-use crate::exit::Exit;
 use crate::sys::attack::contain::{Ended, contain};
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
 
 /// Longest time for one attack; no attack waits on purpose for more than a thirtieth of it.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -48,16 +48,16 @@ use nix::unistd::{Pid, Uid, pipe2, setsid};
 
 use authority::Authority;
 
-use crate::error::Error;
+use crate::cell::state::State;
+use crate::cell::uids::Lease;
 use crate::host::image::{self, Image};
 use crate::plan;
-use crate::policy::way::HeaderName;
+use crate::policy::agents::way::HeaderName;
 use crate::secret::Secret;
-use crate::state::State;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, exec_file, exit_now, fork_into};
 use crate::sys::{fds, inherited};
-use crate::uids::Lease;
+use crate::types::error::Error;
 pub use inject::Injected;
 pub use process::main as serve;
 pub use tally::{Counts, Host, Tally, Tokens, Traffic};

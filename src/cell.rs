@@ -1,6 +1,17 @@
 //! A cell: the directory of one run, locked by its launcher. Alive means locked.
 #![forbid(unsafe_code)]
 
+pub mod alone;
+pub mod disk_use;
+pub mod nested;
+pub mod outputs;
+pub mod place;
+pub mod resume;
+pub mod state;
+pub mod sweep;
+pub mod uids;
+pub mod workspace;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,14 +26,14 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, fstatat, mkdi
 use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 
+use crate::cell::state::{State, open_shut, reopen_cells};
 use crate::confine::Places;
 use crate::confine::ids::Ids;
 use crate::confine::mounts::CellFile;
-use crate::error::{Error, Result};
-use crate::state::{State, open_shut, reopen_cells};
+use crate::fs::walk::{FileId, status, status_of};
+use crate::fs::wipe::{Left, Wiped, open_repaired, overwrite, wipe};
 use crate::sys;
-use crate::tree::{FileId, status, status_of};
-use crate::wipe::{Left, Wiped, open_repaired, overwrite, wipe};
+use crate::types::error::{Error, Result};
 
 /// The file with what `sweep` and `ps` must know.
 pub const RECORD: &str = "cell.json";
@@ -292,7 +303,7 @@ pub fn zero_dead(cell: BorrowedFd<'_>, credential: Option<&str>) {
         let _ = zero_below(cell, &Path::new("home").join(name), None);
     }
     let Ok(settings) = open_repaired(cell, OsStr::new("settings"), mount) else { return };
-    let entries = crate::tree::entries(settings.as_fd());
+    let entries = crate::fs::walk::entries(settings.as_fd());
     for entry in entries.into_iter().flat_map(|mut dir| dir.iter().flatten().collect::<Vec<_>>()) {
         let _ = overwrite(settings.as_fd(), OsStr::from_bytes(entry.file_name().to_bytes()), None);
     }

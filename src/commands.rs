@@ -1,6 +1,9 @@
 //! The subcommands: from parsed arguments to a status.
 #![forbid(unsafe_code)]
 
+pub mod explain;
+pub mod listing;
+
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
@@ -9,21 +12,21 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use crate::cli::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
 use crate::doctor::attack::{Case, Upstream};
 use crate::doctor::{self, Diagnosis};
-use crate::error::{Error, Result};
-use crate::exit::Exit;
-use crate::job::Job;
-use crate::plan::explain;
-use crate::policy::agent::AgentSpec;
-use crate::policy::files::{self, Library};
-use crate::policy::listing::Listing;
+use crate::request::args::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
+use crate::run::job::Job;
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
+
+use crate::cell::state::State;
+use crate::cell::sweep;
+use crate::commands::listing::Listing;
+use crate::policy::agents::spec::AgentSpec;
+use crate::policy::library::{self, Library};
 use crate::policy::{NetworkMode, Policy};
-use crate::progress::{one_line, say};
 use crate::request::{Config, Request};
-use crate::state::State;
-use crate::sweep;
+use crate::run::progress::{one_line, say};
 
 /// Does what the command line says; prints one message where that fails.
 pub fn main() -> ExitCode {
@@ -40,7 +43,7 @@ pub fn main() -> ExitCode {
         // Programs of the attack suite: they are the agent of a cell, and their status is their own.
         Ok(Cli { command: Command::Victim(args) }) => return crate::attack::victim(&args.args),
         Ok(Cli { command: Command::Attack(args) }) => return crate::attack::attack(&args.args),
-        Ok(Cli { command: Command::Posture }) => return crate::posture::print(),
+        Ok(Cli { command: Command::Posture }) => return crate::doctor::posture::print(),
         Ok(cli) => dispatch(cli.command, &matches),
         Err(error) => Err(Error::new("read the command line", error)),
     };
@@ -177,7 +180,7 @@ fn besiege(args: &DoctorArgs) -> Result<Exit> {
     let upstream = Upstream::open()?;
     let cases = cells.into_iter().map(|(name, value)| {
         let policy = match name {
-            "--policy" => files::load::<Policy>(value.as_ref())?.value,
+            "--policy" => library::load::<Policy>(value.as_ref())?.value,
             _ => library.level(&value.to_string_lossy())?.value,
         };
         let network = args.network.unwrap_or(policy.network.mode);
@@ -300,12 +303,12 @@ fn policy(action: PolicyAction) -> Result<Exit> {
 
 /// A file is a policy or an agent's; the error of a file that is neither is that of a policy, unless it names an agent.
 fn check(file: &Path) -> Result<()> {
-    let text = files::read_trusted(file)?;
+    let text = library::read_trusted(file)?;
     let name = file.display().to_string();
     if text.lines().any(|line| line.trim_start().starts_with("title")) {
-        return files::parse::<AgentSpec>(&text, &name).and_then(|_| print(&format!("{name}: a sound agent file\n")));
+        return library::parse::<AgentSpec>(&text, &name).and_then(|_| print(&format!("{name}: a sound agent file\n")));
     }
-    files::parse::<Policy>(&text, &name).and_then(|_| print(&format!("{name}: a sound policy\n")))
+    library::parse::<Policy>(&text, &name).and_then(|_| print(&format!("{name}: a sound policy\n")))
 }
 
 fn print(text: &str) -> Result<()> {

@@ -40,13 +40,13 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use zeroize::Zeroizing;
 
-use crate::alone;
+use crate::cell::alone;
+use crate::cell::workspace::Filling;
 use crate::host::Step;
 use crate::plan::rules::Modes;
 use crate::plan::{Apart, Credential, Identity, Namespaces, Plan};
 use crate::sys::channel::Channel;
 use crate::sys::{self, seccomp::Instruction};
-use crate::workspace::Filling;
 use ids::Ids;
 use mounts::Tree;
 use session::{Stdio, Terminal};
@@ -246,7 +246,7 @@ impl Confinement<'_> {
                 if let Ok(channel) = failures {
                     let _ = channel.send(&failure.to_bytes(), None);
                 }
-                sys::process::exit_now(i32::from(crate::exit::Exit::Refused.status()))
+                sys::process::exit_now(i32::from(crate::types::exit::Exit::Refused.status()))
             }
         }
     }
@@ -355,7 +355,7 @@ impl Confinement<'_> {
 
     /// Fills a fresh workspace, and keeps a copy of what it holds at the start.
     fn fill(&self, top: &OwnedFd) -> Result<(), Failure> {
-        let filled = crate::workspace::fill(top.as_fd(), &self.filling);
+        let filled = crate::cell::workspace::fill(top.as_fd(), &self.filling);
         let skipped = filled.map_err(|error| {
             let (action, cause) = error.parts();
             Failure::plain(Errno::UnknownErrno, &[action, &cause, error.remedy()].join("\n"))
@@ -467,7 +467,7 @@ impl Confined {
             Err(errno) => errno,
         };
         refuse(&exec_failed, errno);
-        sys::process::exit_now(i32::from(crate::exit::Exit::CannotExecute.status()))
+        sys::process::exit_now(i32::from(crate::types::exit::Exit::CannotExecute.status()))
     }
 }
 

@@ -3,17 +3,19 @@
 
 pub mod attack;
 mod encounter;
+pub mod expect;
 pub mod judge;
+pub mod posture;
 mod upstream;
 
 use serde::Serialize;
 
-use crate::error::Result;
 use crate::host::Host;
-use crate::job::Job;
-use crate::layer::{Decision, Layer};
 use crate::plan::Planned;
 use crate::request::Request;
+use crate::run::job::Job;
+use crate::types::error::Result;
+use crate::types::layer::{Decision, Layer};
 
 /// What a host does for one level.
 #[derive(Debug, Serialize)]

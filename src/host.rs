@@ -4,6 +4,8 @@
 pub mod groups;
 pub mod image;
 mod learn;
+pub mod program;
+pub mod ranges;
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -11,15 +13,15 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::layer::{Layer, Want};
+use crate::host::program::Program;
+use crate::host::ranges::Ranges;
 use crate::plan::layers;
 use crate::plan::rules::DEVICES;
-use crate::policy::deny::Class;
 use crate::policy::{NetworkMode, Policy};
-use crate::program::Program;
-use crate::ranges::Ranges;
 use crate::request::Request;
 use crate::sys;
+use crate::types::class::Class;
+use crate::types::layer::{Layer, Want};
 
 use groups::Group;
 use image::Image;
@@ -441,7 +443,7 @@ fn authorities(request: &Request, policy: &Policy) -> Fact<PathBuf> {
 /// The UIDs of this user namespace (user_namespaces(7)); all of them where /proc does not say.
 fn uid_map() -> Vec<(u32, u32)> {
     let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let map = crate::proc::id_map(&text);
+    let map = crate::sys::proc::id_map(&text);
     if map.is_empty() { vec![(0, u32::MAX)] } else { map }
 }
 

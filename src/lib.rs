@@ -22,45 +22,18 @@
 //! | what each agent is told | [`policy::agent`], [`policy::way`], [`policy::login`], [`policy::endpoint`], [`policy::rendered`], [`policy::claude`], [`policy::codex`], [`policy::denied`], [`policy::gemini`], [`policy::opencode`], [`policy::qwen`], [`policy::listing`] | 1,700 |
 //! | the proof on a host | [`posture`], [`doctor`], [`attack`], [`sys::attack`] | 3,700 |
 
-pub mod alone;
 pub mod attack;
 pub mod broker;
 pub mod cell;
-pub mod cli;
 pub mod commands;
 pub mod confine;
-pub mod copy;
 pub mod doctor;
-pub mod error;
-pub mod exit;
-pub mod export;
-pub mod files;
+pub mod fs;
 pub mod host;
-pub mod job;
-pub mod keeper;
-pub mod layer;
-pub mod login;
-pub mod mcp;
-pub mod patch;
 pub mod plan;
 pub mod policy;
-pub mod posture;
-pub mod proc;
-pub mod program;
-pub mod progress;
-pub mod ranges;
-pub mod report;
 pub mod request;
-pub mod resume;
-pub mod rights;
 pub mod run;
 pub mod secret;
-pub mod state;
-pub mod supervise;
-pub mod sweep;
 pub mod sys;
-pub mod tree;
-pub mod uids;
-pub mod user;
-pub mod wipe;
-pub mod workspace;
+pub mod types;

@@ -7,7 +7,6 @@ pub mod broker;
 pub mod counts;
 pub mod egress;
 pub mod environ;
-pub mod explain;
 pub mod hold;
 pub mod layers;
 pub mod rules;
@@ -18,18 +17,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
 use crate::host::groups::Group;
 use crate::host::{Cgroups, Host, Kind, Shown, capability};
-use crate::layer::{Decision, Layer};
-use crate::policy::agent::{AgentSpec, Check, Settings};
-use crate::policy::deny::{Class, Twins};
-use crate::policy::paths::{HomePath, WorkName};
-use crate::policy::rendered::Rendered;
-use crate::policy::way::Hand;
+use crate::policy::agents::rendered::Rendered;
+use crate::policy::agents::spec::{AgentSpec, Check, Settings};
+use crate::policy::agents::way::Hand;
 use crate::policy::{Bytes, NetworkMode, Policy};
 use crate::request::{Request, UidRange, Workspace};
 use crate::secret::SecretSource;
+use crate::types::class::{Class, Twins};
+use crate::types::error::{Error, Result};
+use crate::types::layer::{Decision, Layer};
+use crate::types::paths::{HomePath, WorkName};
 
 /// What is about to happen. No descriptor, clock, random value or secret in it; paths of the cell are symbolic.
 #[derive(Debug, Clone, PartialEq, Serialize)]

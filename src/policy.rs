@@ -2,23 +2,9 @@
 //! are compiled in.
 #![forbid(unsafe_code)]
 
-pub mod agent;
-pub mod claude;
-pub mod codex;
-pub mod denied;
-pub mod deny;
-pub mod endpoint;
-pub mod files;
-pub mod gemini;
-pub mod hosts;
-pub mod listing;
-pub mod login;
+pub mod agents;
+pub mod library;
 mod names;
-pub mod opencode;
-pub mod paths;
-pub mod qwen;
-pub mod rendered;
-pub mod way;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,10 +13,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::layer::{Layer, Want};
-use deny::Class;
-use hosts::HostRule;
-use paths::HostPath;
+use crate::types::class::Class;
+use crate::types::hosts::HostRule;
+use crate::types::layer::{Layer, Want};
+use crate::types::paths::HostPath;
 
 /// One level.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -158,7 +144,7 @@ pub struct Network {
     /// Whether the caller may add to them.
     pub allow_more: bool,
     /// More such hosts, each with the address that it has: the only way to a private network or to this machine.
-    #[serde(deserialize_with = "hosts::pinned")]
+    #[serde(deserialize_with = "crate::types::hosts::pinned")]
     pub allow_private: BTreeMap<HostRule, IpAddr>,
     /// Connections of the cell to the broker at once; more wait.
     pub connections: NonZeroU32,

@@ -1,9 +1,9 @@
 //! What the caller asked for, with every default filled in: flag over variable over /etc/oubliette/config.toml.
 #![forbid(unsafe_code)]
 
+pub mod args;
 pub mod injection;
 mod merge;
-mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,17 +14,17 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use serde::Serialize;
 
-use crate::cli::{Require, RunArgs};
-use crate::error::{Error, Result};
-use crate::policy::files::ETC;
-use crate::policy::hosts::HostRule;
+use crate::policy::library::ETC;
 use crate::policy::{NetworkMode, Time};
+use crate::request::args::{Require, RunArgs};
 use crate::secret::SecretSource;
-use crate::user::UserId;
+use crate::types::error::{Error, Result};
+use crate::types::hosts::HostRule;
+use crate::types::user::UserId;
+pub use crate::types::values::{UidRange, Upstream};
 use injection::Injection;
 pub use merge::{Config, From, Setting};
 use merge::{Merge, parsed};
-pub use values::{UidRange, Upstream};
 
 /// One run, as asked for.
 #[derive(Debug, Clone)]
@@ -292,7 +292,7 @@ const REQUIRE: &str = "OUBLIETTE_REQUIRE";
 fn requirements(flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
     let named = |from: From, names: Vec<String>, object: String| {
         let parse = move |name: String| {
-            let require = crate::cli::parse_require(&name);
+            let require = crate::request::args::parse_require(&name);
             require.map(|require| (require, from)).map_err(|error| Error::new(object.clone(), error).hint("correct it"))
         };
         names.into_iter().map(parse).collect::<Result<Vec<_>>>()

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::error::{Error, Result};
 use crate::sys;
 use crate::sys::vault::Vault;
+use crate::types::error::{Error, Result};
 
 /// The longest credential that is taken, in bytes: one pipe takes it whole, and no token is near it.
 pub const MAX: usize = 32 * 1024;
@@ -68,7 +68,7 @@ fn no_memory(errno: Errno) -> Error {
     Error::new("keep the credential in memory", errno).hint("raise the limits on memory and on locked memory")
 }
 
-fn not_open(number: i32, cause: impl Into<crate::error::Cause>) -> Error {
+fn not_open(number: i32, cause: impl Into<crate::types::error::Cause>) -> Error {
     Error::new(format!("read credential descriptor {number}"), cause)
         .hint("open it in the caller, as in `--credential-fd 3 3<token`")
 }
@@ -97,7 +97,7 @@ impl Secret {
                 Secret::from_reader(File::from(file), "credential on standard input")
             }
             SecretSource::Variable(name) => Secret::from_variable(name),
-            // Only who knows the agent can read one: crate::login.
+            // Only who knows the agent can read one: crate::run::login.
             SecretSource::Login(path) => Err(Error::new(
                 format!("use login file {}", path.display()),
                 "this agent's file does not say what one looks like",

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use oubliette::layer::Layer;
+use oubliette::types::layer::Layer;
 
 use crate::measure::{Job, Start, ask};
 

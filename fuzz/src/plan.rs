@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use oubliette::host::{Host, Kind};
-use oubliette::layer::{Decision, Layer, Want};
+use oubliette::types::layer::{Decision, Layer, Want};
 use oubliette::plan::layers::{default_range, lends, want};
 use oubliette::plan::rules::{Access, DEVICES, Place};
 use oubliette::plan::{Identity, Plan, Text};
 use oubliette::policy::Policy;
-use oubliette::policy::agent::AgentSpec;
-use oubliette::policy::rendered::FilePlace;
+use oubliette::policy::agents::spec::AgentSpec;
+use oubliette::policy::agents::rendered::FilePlace;
 use oubliette::request::Request;
 
 /// Makes the plan and holds it against what it was made of.

@@ -1,8 +1,8 @@
 //! Claude Code's settings as they are rendered: JSON that it takes, with every rule that was asked for.
 
-use oubliette::policy::claude::{Rule, Template};
-use oubliette::policy::deny::Class;
-use oubliette::policy::rendered::{FilePlace, SERVERS, SettingsFile};
+use oubliette::policy::agents::claude::{Rule, Template};
+use oubliette::types::class::Class;
+use oubliette::policy::agents::rendered::{FilePlace, SERVERS, SettingsFile};
 use oubliette::policy::{AllCommands, Commands, Policy};
 use serde_json::Value;
 

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use clap::{CommandFactory, FromArgMatches};
-use oubliette::cli::{Cli, RunArgs};
+use oubliette::request::args::{Cli, RunArgs};
 use oubliette::host::{Cgroups, Counts, Fact, Host, Kind, Lack, Maker, Programs, Shown, capability};
 use oubliette::policy::Policy;
-use oubliette::policy::deny::Class;
-use oubliette::program::Program;
-use oubliette::ranges::{Other, Ranges};
+use oubliette::types::class::Class;
+use oubliette::host::program::Program;
+use oubliette::host::ranges::{Other, Ranges};
 use oubliette::request::{Config, Request, UidRange};
 
 /// Bytes, one for each choice; zeros when they are spent.

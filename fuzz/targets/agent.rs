@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::policy::Policy;
-use oubliette::policy::agent::AgentSpec;
-use oubliette::policy::files::{Library, parse};
+use oubliette::policy::agents::spec::AgentSpec;
+use oubliette::policy::library::{Library, parse};
 use oubliette_fuzz::{check_error, check_plan, check_rendered, host, requests, split};
 
 static LEVELS: LazyLock<Vec<Policy>> = LazyLock::new(|| {

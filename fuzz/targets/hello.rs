@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::broker::tunnel::hello;
-use oubliette::policy::hosts::HostName;
+use oubliette::types::hosts::HostName;
 use tokio::runtime::Runtime;
 
 static RUNTIME: LazyLock<Runtime> =

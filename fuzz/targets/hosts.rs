@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::policy::hosts::{HostName, HostRule};
+use oubliette::types::hosts::{HostName, HostRule};
 use oubliette_fuzz::{check_name, parts};
 
 fuzz_target!(|data: &[u8]| {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::policy::paths::{HomePath, HostPath};
+use oubliette::types::paths::{HomePath, HostPath};
 
 const OWN: [&str; 7] = ["/home/agent", "/work", "/etc/oubliette", "/proc", "/dev", "/tmp", "/sys"];
 

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::policy::Policy;
-use oubliette::policy::agent::Settings;
-use oubliette::policy::claude::Template;
-use oubliette::policy::files::{Library, parse};
+use oubliette::policy::agents::spec::Settings;
+use oubliette::policy::agents::claude::Template;
+use oubliette::policy::library::{Library, parse};
 use oubliette_fuzz::{check_error, check_settings};
 
 static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {

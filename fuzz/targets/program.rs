@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use oubliette::program::{Header, header};
+use oubliette::host::program::{Header, header};
 
 fuzz_target!(|data: &[u8]| {
     let mut file = File::from(memfd_create(c"program", MFdFlags::MFD_CLOEXEC).expect("a file in memory"));

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::cell::Record;
-use oubliette::sweep::ours;
+use oubliette::cell::sweep::ours;
 
 const CELL: &str = "0123456789abcdef0123456789abcdef";
 

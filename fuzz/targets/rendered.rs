@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::policy::Policy;
-use oubliette::policy::agent::Settings;
-use oubliette::policy::files::{Library, parse};
+use oubliette::policy::agents::spec::Settings;
+use oubliette::policy::library::{Library, parse};
 use oubliette_fuzz::check_rendered;
 
 static AGENTS: LazyLock<Vec<Settings>> = LazyLock::new(|| {

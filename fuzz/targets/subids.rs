@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::ranges::{Ranges, Texts};
+use oubliette::host::ranges::{Ranges, Texts};
 use oubliette::request::UidRange;
 use oubliette_fuzz::parts;
 

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use oubliette::policy::{Bytes, Time};
 use oubliette::request::{UidRange, Upstream};
-use oubliette::uids;
+use oubliette::cell::uids;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };

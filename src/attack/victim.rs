@@ -13,9 +13,9 @@ pub use damage::Damage;
 use damage::Watch;
 use objects::Objects;
 
-use crate::error::{Error, Result};
-use crate::exit::Exit;
 use crate::sys::attack::process;
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
 
 const NONCE: &str = "--nonce=";
 const HIDDEN: &str = "--hidden";

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Result};
-use crate::policy::hosts::HostName;
+use crate::types::error::{Error, Result};
+use crate::types::hosts::HostName;
 
 /// Clocks differ.
 const SLACK: Duration = Duration::from_secs(24 * 60 * 60);

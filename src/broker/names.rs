@@ -15,7 +15,7 @@ use hickory_resolver::{Resolver, TokioResolver};
 use hyper_util::client::legacy::connect::dns;
 use tower_service::Service;
 
-use crate::policy::hosts::HostName;
+use crate::types::hosts::HostName;
 
 /// A resolver. It has read the host's files, so that it needs none of them any more.
 #[derive(Clone)]

@@ -23,8 +23,8 @@ use super::reach::{Goal, Reach, Unreached, unreached};
 use super::tunnel::{self, Bounds};
 use super::watched::Seen;
 use super::{HEAD_SIZE, HEADERS};
-use crate::policy::hosts::HostName;
 use crate::secret::Secret;
+use crate::types::hosts::HostName;
 
 /// Who uses the broker as a proxy, and to where.
 pub struct Proxy {

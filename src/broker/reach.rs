@@ -16,7 +16,7 @@ use super::names::Names;
 use super::tally::{Counters, Direction, Tally};
 use super::tunnel::Cut;
 use crate::plan::egress::Egress;
-use crate::policy::hosts::HostName;
+use crate::types::hosts::HostName;
 
 /// Why a request reaches no host.
 #[derive(Debug, Clone, PartialEq, Eq)]

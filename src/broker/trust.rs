@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
 
 /// Reads a file of certificates in PEM. What is no authority in it is left out, as a host's file has some of every age.
 ///

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::reach::{Budget, Goal, pass};
 use super::tally::Direction;
-use crate::policy::hosts::HostName;
+use crate::types::hosts::HostName;
 
 /// How long a client may take to say which host it means.
 const HELLO: Duration = Duration::from_secs(10);

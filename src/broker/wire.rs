@@ -18,7 +18,7 @@ use super::authority::{Authority, Terms};
 use super::{Held, Injected, Setup};
 use crate::confine::ids::Ids;
 use crate::plan;
-use crate::policy::way::HeaderName;
+use crate::policy::agents::way::HeaderName;
 use crate::secret::Secret;
 
 /// The longest text, in bytes: more than any policy has.

@@ -14,7 +14,7 @@
 //! | resource limits | set, or at most the caller's ([`super::limits`]); a deadline in CPU time stays his |
 //! | blocked and ignored signals | none |
 //! | pending signals, POSIX locks, itimers, semadj, memory locks | fork(2) hands none on |
-//! | itimers of the launcher itself | alarm(2) before exec ends the run as a signal does ([`crate::supervise`]) |
+//! | itimers of the launcher itself | alarm(2) before exec ends the run as a signal does ([`crate::run::supervise`]) |
 //! | oom_score_adj | at least [`crate::plan::OOM_SCORE_ADJ`] ([`OomOrder`]) |
 //! | scheduling policy, nice value | at most normal; lower is the caller's word |
 //! | I/O class and level | at most normal; idle stays |

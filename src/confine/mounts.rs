@@ -19,8 +19,8 @@ use super::ids::Ids;
 use crate::host::{Kind, Shown, Step};
 use crate::plan::Root;
 use crate::plan::rules::DEVICES;
-use crate::policy::paths::WorkName;
 use crate::sys;
+use crate::types::paths::WorkName;
 
 /// HOME of every agent that has a private root.
 pub const HOME: &str = "/home/agent";

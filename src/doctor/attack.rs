@@ -8,17 +8,17 @@ use serde::Serialize;
 use super::encounter::{Stage, Stopped};
 use super::judge::{Harm, Judged, Row, judge};
 use super::{Diagnosis, LevelReport};
-use crate::attack::expect::{Around, Expected, Scene};
 use crate::attack::{LISTED, Verdict};
-use crate::error::{Error, Result};
-use crate::exit::Exit;
-use crate::job::Job;
+use crate::cell::state::State;
+use crate::doctor::expect::{Around, Expected, Scene};
 use crate::plan::{self, Apart, Plan, Refusal, egress};
 use crate::policy::NetworkMode;
-use crate::policy::hosts::HostRule;
 use crate::request::{From, Request};
-use crate::state::State;
-use crate::supervise::Signals;
+use crate::run::job::Job;
+use crate::run::supervise::Signals;
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
+use crate::types::hosts::HostRule;
 
 pub use super::upstream::Upstream;
 

@@ -21,13 +21,13 @@ use serde_json::Value;
 
 use super::judge::Told;
 use super::upstream::Upstream;
-use crate::attack::expect::Scene;
 use crate::attack::{ATTACKS, Damage, Target};
-use crate::error::{Error, Result};
-use crate::state::State;
-use crate::supervise::Signals;
-use crate::sweep;
+use crate::cell::state::State;
+use crate::cell::sweep;
+use crate::doctor::expect::Scene;
+use crate::run::supervise::Signals;
 use crate::sys;
+use crate::types::error::{Error, Result};
 
 /// What came of it.
 pub struct Met {

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::attack::expect::{Expected, Scene};
 use crate::attack::{ATTACKS, Class, Damage, Verdict};
+use crate::doctor::expect::{Expected, Scene};
 
 /// What an attacker says of one attack.
 #[derive(Debug, Clone, Deserialize)]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::attack::{HEADER, VICTIMS};
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
 
 /// How long one connection may take to send its request.
 const HEAD: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::fmt;
 use nix::unistd::{getegid, getgroups};
 use serde::Serialize;
 
-use crate::ranges;
+use crate::host::ranges;
 
 /// A group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,8 +3,8 @@
 
 use super::Apart;
 use crate::host::Host;
-use crate::layer::Layer;
 use crate::request::{Request, Workspace};
+use crate::types::layer::Layer;
 
 /// What keeps this run's cell from those beside it, whether the policy asks for that or not.
 pub fn apart(request: &Request, host: &Host, on: &super::layers::On) -> Apart {

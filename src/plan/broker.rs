@@ -15,13 +15,13 @@ use super::rules::{self, Filter, Landlock};
 use crate::confine;
 use crate::host::image::Image;
 use crate::host::{Host, Lack};
-use crate::layer::Layer;
-use crate::policy::agent::AgentSpec;
-use crate::policy::hosts::HostRule;
-use crate::policy::way::{HeaderName, Way};
+use crate::policy::agents::spec::AgentSpec;
+use crate::policy::agents::way::{HeaderName, Way};
 use crate::policy::{Hold, NetworkMode, Policy};
 use crate::request::injection::Injection;
 use crate::request::{Request, UidRange, Upstream};
+use crate::types::hosts::HostRule;
+use crate::types::layer::Layer;
 
 /// Where the broker listens, on 127.0.0.1 of a cell that has a network of its own. There the port is free; it is below
 /// those that the kernel gives out, and none that a server of the agent's would have.

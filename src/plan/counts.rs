@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::layers::On;
 use super::{Identity, Limits};
 use crate::host::{Cgroups, Host};
-use crate::layer::Layer;
 use crate::policy::{NetworkMode, Policy};
 use crate::request::Workspace;
+use crate::types::layer::Layer;
 
 /// Something that a cell shares with its neighbours, and can use up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::hosts::{HostName, HostRule};
 use crate::policy::{Bytes, Policy};
 use crate::request::{From, Request};
+use crate::types::hosts::{HostName, HostRule};
 
 /// The list and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

@@ -11,12 +11,12 @@ use serde::Serializer;
 use super::broker::Broker;
 use super::layers::On;
 use super::{Shim, Text};
-use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::layer::Layer;
-use crate::policy::agent::{AgentSpec, matches};
-use crate::policy::rendered::Rendered;
+use crate::policy::agents::rendered::Rendered;
+use crate::policy::agents::spec::{AgentSpec, matches};
 use crate::request::Request;
+use crate::types::error::{Error, Result};
+use crate::types::layer::Layer;
 
 /// Taken over from the launcher's environment, where set: how text looks and sounds, never where it comes from.
 pub const INHERITED: [&str; 9] =

@@ -3,14 +3,14 @@
 
 use super::apart::{in_space, landlock_leaves};
 use super::{Namespaces, Planned, broker, hold, rules};
-use crate::cli::Require;
 use crate::host::groups::{self, Group};
+use crate::host::ranges::OWNER;
 use crate::host::{Cgroups, Counts, Fact, Host, Lack, Maker, capability};
-use crate::layer::{Decision, Layer, Want};
-use crate::policy::agent::{AgentSpec, Check, Settings};
+use crate::policy::agents::spec::{AgentSpec, Check, Settings};
 use crate::policy::{Hold, NetworkMode, Policy};
-use crate::ranges::OWNER;
+use crate::request::args::Require;
 use crate::request::{Request, UidRange, Workspace};
+use crate::types::layer::{Decision, Layer, Want};
 
 /// UIDs for runs where nothing else is said: above what systemd gives to containers and useradd(8) to accounts for
 /// theirs, below what systemd leaves to nobody (its UIDS-GIDS), so that no account of the host has one.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::apart;
 use super::layers::On;
 use crate::host::{Host, Kind};
-use crate::layer::Layer;
 use crate::policy::{NetworkMode, Policy};
 use crate::request::Request;
+use crate::types::layer::Layer;
 
 /// A Landlock domain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

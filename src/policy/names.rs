@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::paths::plain;
+use crate::types::paths::plain;
 
 /// Words of `Bash(…)` rules. A rule that the agent does not know makes it drop all of them; `*` would allow everything.
 pub(super) fn commands<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

@@ -8,9 +8,9 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::policy::NetworkMode;
-use crate::policy::files::{self, ETC};
+use crate::policy::library::{self, ETC};
+use crate::types::error::{Error, Result};
 
 /// A value and where it came from, for `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -85,10 +85,10 @@ impl Config {
     /// A file that others can write, or with keys that do not exist.
     pub fn read() -> Result<Config> {
         let path = Path::new(ETC).join("config.toml");
-        if files::absent(&path) {
+        if library::absent(&path) {
             return Ok(Config::default());
         }
-        files::load(&path).map(|found| found.value)
+        library::load(&path).map(|found| found.value)
     }
 
     /// The directory of policies.

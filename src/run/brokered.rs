@@ -9,15 +9,15 @@ use crate::broker::authority::Authority;
 use crate::broker::{Broker, Held, Injected, Setup, Traffic, trust};
 use crate::confine::Places;
 use crate::confine::ids::Ids;
-use crate::error::{Error, Result};
-use crate::job::Job;
 use crate::plan::Plan;
 use crate::policy::Hold;
-use crate::policy::hosts::HostName;
 use crate::request::injection::Injection;
+use crate::run::job::Job;
+use crate::run::supervise::{Ended, Outcome};
 use crate::secret::{Secret, SecretSource};
-use crate::supervise::{Ended, Outcome};
 use crate::sys;
+use crate::types::error::{Error, Result};
+use crate::types::hosts::HostName;
 
 /// What the caller hands to the broker beside the credential.
 #[derive(Default)]

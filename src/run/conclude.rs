@@ -10,15 +10,15 @@ use super::attempt::Finished;
 use crate::broker::Traffic;
 use crate::confine::mounts::HIDE;
 use crate::confine::{ENTER, Failure};
-use crate::error::{Error, Result};
-use crate::exit::Exit;
-use crate::job::Job;
-use crate::layer::Layer;
 use crate::plan::Plan;
-use crate::policy::hosts::HostRule;
-use crate::progress::say;
-use crate::report::{Leftover, Report, Usage, VERSION};
-use crate::supervise::{Ended, KILLED, Outcome};
+use crate::run::job::Job;
+use crate::run::progress::say;
+use crate::run::report::{Leftover, Report, Usage, VERSION};
+use crate::run::supervise::{Ended, KILLED, Outcome};
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
+use crate::types::hosts::HostRule;
+use crate::types::layer::Layer;
 
 /// What the children of this process used.
 pub(super) fn usage(peak_cell: Option<u64>) -> Usage {

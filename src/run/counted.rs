@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::attempt::Run;
 use crate::cell::Cell;
+use crate::cell::disk_use::{self, DiskUse, Most, Stopped};
 use crate::confine::Failure;
-use crate::error::Error;
 use crate::plan::Plan;
 use crate::plan::counts::DiskBy;
-use crate::supervise::{Counter, Ended, Outcome, Watch};
-use crate::workspace::disk_use::{self, DiskUse, Most, Stopped};
+use crate::run::supervise::{Counter, Ended, Outcome, Watch};
+use crate::types::error::Error;
 
 impl Run<'_> {
     /// What takes disk that no mount of the cell's bounds.

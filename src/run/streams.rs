@@ -14,13 +14,13 @@ use super::attempt::Run;
 use super::brokered::Words;
 use crate::confine::session::{Stdio, Stream};
 use crate::confine::{CREDENTIAL_FD, Places, expand};
-use crate::error::{Error, Result};
 use crate::plan::{Credential, Plan, Text};
-use crate::policy::login::ACCOUNT;
-use crate::policy::way::{Hand, Way};
+use crate::policy::agents::login::ACCOUNT;
+use crate::policy::agents::way::{Hand, Way};
 use crate::request::Export;
+use crate::run::supervise::relay::{Check, Relay};
 use crate::secret::{Secret, SecretSource};
-use crate::supervise::relay::{Check, Relay};
+use crate::types::error::{Error, Result};
 
 impl Run<'_> {
     /// The agent's standard streams, and the pipes that are looked at on their way.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::unistd::Pid;
-use oubliette::layer::Layer;
+use oubliette::types::layer::Layer;
 
 use crate::place::{PATIENCE, Place, Started, Who, children, lives, marked, marker, text, within};
 

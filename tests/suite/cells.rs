@@ -314,7 +314,7 @@ fn the_report_says_how_it_was() {
             (&report["outcome"], &report["status"], &report["error"]),
             (&json!({"exited": 9}), &json!(9), &Value::Null)
         );
-        assert_eq!(report["layers"].as_array().unwrap().len(), oubliette::layer::Layer::ALL.len());
+        assert_eq!(report["layers"].as_array().unwrap().len(), oubliette::types::layer::Layer::ALL.len());
         for part in ["probe", "prepare", "enter", "run", "wipe"] {
             assert!(report["timings"][part].as_u64().unwrap() > 0, "{part}: {report}");
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{CommandFactory, Parser};
-use oubliette::cli::Cli;
+use oubliette::request::args::Cli;
 use serde_json::Value;
 
 use crate::need;

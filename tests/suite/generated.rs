@@ -8,8 +8,8 @@ use std::process::Command as Process;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
-use oubliette::cli::Cli;
-use oubliette::layer::Layer;
+use oubliette::request::args::Cli;
+use oubliette::types::layer::Layer;
 
 use crate::need::{need_program, root};
 

@@ -3,13 +3,13 @@
 
 use oubliette::host::groups::Group;
 use oubliette::host::{Cgroups, Fact, Host, Maker, capability};
-use oubliette::layer::{Layer, Want};
 use oubliette::plan::rules::Modes;
 use oubliette::plan::{Apart, Credential, Denied, Identity, Plan};
-use oubliette::policy::agent::AgentSpec;
-use oubliette::policy::deny::Class;
+use oubliette::policy::agents::spec::AgentSpec;
 use oubliette::policy::{Hold, NetworkMode, Policy};
 use oubliette::request::Request;
+use oubliette::types::class::Class;
+use oubliette::types::layer::{Layer, Want};
 
 use crate::plans::{agent, full, lacks, letter, level, planned, request};
 

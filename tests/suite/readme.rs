@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use oubliette::layer::Layer;
 use oubliette::policy::Policy;
-use oubliette::policy::agent::AgentSpec;
-use oubliette::policy::deny::Class;
-use oubliette::policy::files::parse;
+use oubliette::policy::agents::spec::AgentSpec;
+use oubliette::policy::library::parse;
+use oubliette::types::class::Class;
+use oubliette::types::layer::Layer;
 
 use crate::need::root;
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use oubliette::progress::Stage as At;
+use oubliette::run::progress::Stage as At;
 use oubliette::secret::{Secret, SecretSource};
 
 use crate::need;

@@ -5,9 +5,9 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use oubliette::attack::expect::{Around, Expected, Scene};
 use oubliette::attack::{ATTACKS, Damage, Verdict};
 use oubliette::doctor::attack::{Encounter, Siege};
+use oubliette::doctor::expect::{Around, Expected, Scene};
 use oubliette::doctor::judge::{Told, judge};
 use oubliette::doctor::{Diagnosis, LevelReport};
 use serde_json::Value;

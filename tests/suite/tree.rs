@@ -18,12 +18,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, mkfifo};
-use oubliette::copy::copy_tree;
-use oubliette::export::{to_directory, to_tar};
-use oubliette::rights::Rights;
-use oubliette::tree::{Bounds, FileId, TreeError};
-use oubliette::wipe::{Wiped, overwrite, wipe_name};
-use oubliette::{patch, tree};
+use oubliette::fs::copy::copy_tree;
+use oubliette::fs::export::{to_directory, to_tar};
+use oubliette::fs::rights::Rights;
+use oubliette::fs::walk::{Bounds, FileId, TreeError};
+use oubliette::fs::wipe::{Wiped, overwrite, wipe_name};
+use oubliette::fs::{patch, walk};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -182,7 +182,7 @@ fn deep(cell: &Path) {
     let mut fd = dir(cell);
     for _ in 0..10_000 {
         nix::sys::stat::mkdirat(&fd, "d", Mode::S_IRWXU).unwrap();
-        fd = tree::open_dir(fd.as_fd(), OsStr::new("d")).unwrap();
+        fd = walk::open_dir(fd.as_fd(), OsStr::new("d")).unwrap();
     }
     drop(openat(&fd, "leaf", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRUSR).unwrap());
 }
@@ -417,7 +417,7 @@ fn wipe_that_may_not_unmount_says_so() {
 const SECRET: &[u8] = b"oubliette-test-secret-0123456789";
 
 fn id(path: &Path) -> FileId {
-    tree::status(dir(path.parent().unwrap()).as_fd(), path.file_name().unwrap()).unwrap().id
+    walk::status(dir(path.parent().unwrap()).as_fd(), path.file_name().unwrap()).unwrap().id
 }
 
 fn reopened(file: &mut File) -> Vec<u8> {
@@ -674,7 +674,7 @@ fn copy_of_twenty_thousand_small_files_is_quick() {
 
 // ---- export ---------------------------------------------------------------------------------------------------------
 
-fn export(scratch: &Scratch, from: &Path, bounds: &Bounds) -> Result<tree::Bounds, TreeError> {
+fn export(scratch: &Scratch, from: &Path, bounds: &Bounds) -> Result<walk::Bounds, TreeError> {
     to_directory(dir(from).as_fd(), dir(scratch.path()).as_fd(), Rights::OWN, OsStr::new("target"), bounds)
         .map(|_| *bounds)
 }
@@ -796,7 +796,7 @@ fn as_git_sees(root: &Path) -> BTreeMap<Vec<u8>, Thing> {
 
 fn assert_same(got: &BTreeMap<Vec<u8>, Thing>, wanted: &BTreeMap<Vec<u8>, Thing>) {
     for path in got.keys().chain(wanted.keys()) {
-        assert_eq!(got.get(path), wanted.get(path), "{}", tree::printable(path));
+        assert_eq!(got.get(path), wanted.get(path), "{}", walk::printable(path));
     }
 }
 

@@ -119,7 +119,7 @@ pub(super) const OTHERS_BY_KIND: &[(libc::c_long, u32)] =
 pub(super) const IOPRIO_WHO_USER: u32 = 3;
 
 /// Changes of modes, owners and times, which Landlock has no right for. The launcher makes them, see
-/// [`crate::supervise::modes`].
+/// [`crate::run::supervise::modes`].
 pub(super) const MODES: &[libc::c_long] =
     &[libc::SYS_fchmod, libc::SYS_fchmodat, FCHMODAT2, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat];
 #[cfg(target_arch = "x86_64")]

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use oubliette::host::Host;
-use oubliette::layer::{Decision, Layer, Want};
 use oubliette::plan::{Credential, Plan};
 use oubliette::policy::NetworkMode;
-use oubliette::policy::agent::AgentSpec;
-use oubliette::policy::deny::Class;
+use oubliette::policy::agents::spec::AgentSpec;
+use oubliette::types::class::Class;
+use oubliette::types::layer::{Decision, Layer, Want};
 
 use super::upstream::Upstream;
 use super::{Service, broker, client, everybody, report, somebody};

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use oubliette::progress::Stage;
+use oubliette::run::progress::Stage;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};

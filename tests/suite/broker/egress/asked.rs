@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use clap::{CommandFactory, FromArgMatches};
-use oubliette::cli::{Cli, RunArgs};
-use oubliette::policy::files::parse;
+use oubliette::policy::library::parse;
+use oubliette::request::args::{Cli, RunArgs};
 use oubliette::request::{Config, From, Request};
 
 use super::super::upstream::Upstream;
