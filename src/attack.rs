@@ -17,6 +17,7 @@ mod signals;
 mod sockets;
 mod table;
 mod target;
+pub mod tried;
 mod victim;
 
 use std::ffi::OsString;
@@ -25,19 +26,19 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use serde::{Deserialize, Serialize};
+
+use crate::attack::tried::Miss;
+use crate::sys::attack::contain::{Ended, contain};
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
 
 pub use broker::{HEADER, VICTIMS};
 pub use egress::LISTED;
 pub use table::{ATTACKS, Attack, Class};
 pub use target::Target;
 pub use victim::{Damage, victim};
-
-use crate::sys::attack::contain::{Ended, contain};
-use crate::types::error::{Error, Result};
-use crate::types::exit::Exit;
 
 /// Longest time for one attack; no attack waits on purpose for more than a thirtieth of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,46 +68,6 @@ pub struct Finding {
     pub verdict: Verdict,
     /// The proof, or the errno.
     pub detail: String,
-}
-
-/// Why an attack did not work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Miss {
-    /// Stopped: errno or a reason.
-    Blocked(String),
-    /// Nothing to attack.
-    Absent(String),
-}
-
-/// The proof, or why there is none.
-pub(crate) type Tried = std::result::Result<String, Miss>;
-
-impl From<Errno> for Miss {
-    fn from(errno: Errno) -> Miss {
-        match errno {
-            Errno::ENOSYS => Miss::Absent("ENOSYS".into()),
-            other => Miss::Blocked(format!("{other:?}")),
-        }
-    }
-}
-
-impl From<std::io::Error> for Miss {
-    fn from(error: std::io::Error) -> Miss {
-        match error.raw_os_error() {
-            Some(number) => Errno::from_raw(number).into(),
-            None => Miss::Blocked(error.to_string()),
-        }
-    }
-}
-
-/// Nothing to attack, because …
-pub(crate) fn absent(why: impl fmt::Display) -> Miss {
-    Miss::Absent(why.to_string())
-}
-
-/// Stopped, because …
-pub(crate) fn blocked(why: impl fmt::Display) -> Miss {
-    Miss::Blocked(why.to_string())
 }
 
 /// Tries every attack of the table against the coordinates in `args` and prints one JSON object a line.

@@ -46,18 +46,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid, pipe2, setsid};
 
-use authority::Authority;
-
 use crate::cell::state::State;
 use crate::cell::uids::Lease;
 use crate::host::image::{self, Image};
 use crate::plan;
-use crate::policy::agents::way::HeaderName;
 use crate::secret::Secret;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, exec_file, exit_now, fork_into};
 use crate::sys::{fds, inherited};
 use crate::types::error::Error;
+use crate::types::network::HeaderName;
+use authority::Authority;
+
 pub use inject::Injected;
 pub use process::main as serve;
 pub use tally::{Counts, Host, Tally, Tokens, Traffic};

@@ -27,13 +27,12 @@ use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::state::{State, open_shut, reopen_cells};
-use crate::confine::Places;
-use crate::confine::ids::Ids;
-use crate::confine::mounts::CellFile;
 use crate::fs::walk::{FileId, status, status_of};
 use crate::fs::wipe::{Left, Wiped, open_repaired, overwrite, wipe};
 use crate::sys;
+use crate::sys::ids::Ids;
 use crate::types::error::{Error, Result};
+use crate::types::layout::{CellFile, Places};
 
 /// The file with what `sweep` and `ps` must know.
 pub const RECORD: &str = "cell.json";

@@ -12,21 +12,21 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use crate::doctor::attack::{Case, Upstream};
-use crate::doctor::{self, Diagnosis};
-use crate::request::args::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
-use crate::run::job::Job;
-use crate::types::error::{Error, Result};
-use crate::types::exit::Exit;
-
 use crate::cell::state::State;
 use crate::cell::sweep;
 use crate::commands::listing::Listing;
+use crate::doctor::attack::{Case, Upstream};
+use crate::doctor::{self, Diagnosis};
+use crate::policy::Policy;
 use crate::policy::agents::spec::AgentSpec;
-use crate::policy::library::{self, Library};
-use crate::policy::{NetworkMode, Policy};
+use crate::policy::library::Library;
+use crate::request::args::{Cli, Command, DoctorArgs, ExplainArgs, KillArgs, PolicyAction, PsArgs, RunArgs, SweepArgs};
 use crate::request::{Config, Request};
+use crate::run::job::Job;
 use crate::run::progress::{one_line, say};
+use crate::types::error::{Error, Result};
+use crate::types::exit::Exit;
+use crate::types::network::NetworkMode;
 
 /// Does what the command line says; prints one message where that fails.
 pub fn main() -> ExitCode {
@@ -180,7 +180,7 @@ fn besiege(args: &DoctorArgs) -> Result<Exit> {
     let upstream = Upstream::open()?;
     let cases = cells.into_iter().map(|(name, value)| {
         let policy = match name {
-            "--policy" => library::load::<Policy>(value.as_ref())?.value,
+            "--policy" => crate::fs::trusted::load::<Policy>(value.as_ref())?.value,
             _ => library.level(&value.to_string_lossy())?.value,
         };
         let network = args.network.unwrap_or(policy.network.mode);
@@ -303,12 +303,13 @@ fn policy(action: PolicyAction) -> Result<Exit> {
 
 /// A file is a policy or an agent's; the error of a file that is neither is that of a policy, unless it names an agent.
 fn check(file: &Path) -> Result<()> {
-    let text = library::read_trusted(file)?;
+    let text = crate::fs::trusted::read_trusted(file)?;
     let name = file.display().to_string();
     if text.lines().any(|line| line.trim_start().starts_with("title")) {
-        return library::parse::<AgentSpec>(&text, &name).and_then(|_| print(&format!("{name}: a sound agent file\n")));
+        return crate::fs::trusted::parse::<AgentSpec>(&text, &name)
+            .and_then(|_| print(&format!("{name}: a sound agent file\n")));
     }
-    library::parse::<Policy>(&text, &name).and_then(|_| print(&format!("{name}: a sound policy\n")))
+    crate::fs::trusted::parse::<Policy>(&text, &name).and_then(|_| print(&format!("{name}: a sound policy\n")))
 }
 
 fn print(text: &str) -> Result<()> {

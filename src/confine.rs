@@ -17,6 +17,8 @@
 
 pub mod capabilities;
 pub mod cgroup;
+pub mod command;
+pub mod failure;
 pub mod ids;
 pub mod inherited;
 pub mod init;
@@ -26,12 +28,11 @@ pub mod mounts;
 pub mod seccomp;
 pub mod session;
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -42,123 +43,18 @@ use zeroize::Zeroizing;
 
 use crate::cell::alone;
 use crate::cell::workspace::Filling;
+use crate::confine::command::{Command, announce, refuse};
+use crate::confine::failure::Failure;
+use crate::confine::mounts::Tree;
 use crate::host::Step;
 use crate::plan::rules::Modes;
 use crate::plan::{Apart, Credential, Identity, Namespaces, Plan};
+use crate::sys;
 use crate::sys::channel::Channel;
-use crate::sys::{self, seccomp::Instruction};
-use ids::Ids;
-use mounts::Tree;
-use session::{Stdio, Terminal};
-
-/// Places of a cell, as the agent sees them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// HOME.
-    pub home: PathBuf,
-    /// TMPDIR.
-    pub tmp: PathBuf,
-    /// The working directory.
-    pub work: PathBuf,
-    /// The directory of the settings.
-    pub settings: PathBuf,
-    /// The port of the broker, where that listens on the host's loopback.
-    pub broker: Option<u16>,
-}
-
-impl Places {
-    /// In a cell with a private root.
-    pub fn private() -> Places {
-        Places {
-            home: mounts::HOME.into(),
-            tmp: "/tmp".into(),
-            work: mounts::WORK.into(),
-            settings: mounts::SETTINGS.into(),
-            broker: None,
-        }
-    }
-}
-
-impl Places {
-    /// The file with the credential, where there is one.
-    pub fn credential(&self, handed: &Credential) -> Option<PathBuf> {
-        handed.file().map(|name| self.home.join(name))
-    }
-}
-
-/// What could not be done, on the way from the clone to the agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The step that a host may not offer; nothing where the failure says nothing of the host.
-    pub step: Option<Step>,
-    /// What the kernel said.
-    pub errno: Errno,
-    /// Verb and object.
-    pub action: String,
-}
-
-impl Failure {
-    /// A step that a host may not offer.
-    pub fn at(step: Step, errno: Errno, action: &str) -> Failure {
-        Failure { step: Some(step), errno, action: action.to_owned() }
-    }
-
-    /// Anything else.
-    pub fn plain(errno: Errno, action: &str) -> Failure {
-        Failure { step: None, errno, action: action.to_owned() }
-    }
-
-    /// As bytes for the channel to the launcher.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![b'F', self.step.map_or(0, |step| step as u8)];
-        bytes.extend((self.errno as i32).to_le_bytes());
-        bytes.extend(self.action.as_bytes());
-        bytes
-    }
-
-    /// Back from bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Failure> {
-        let (&[b'F', step, a, b, c, d], action) = bytes.split_first_chunk::<6>()? else { return None };
-        Some(Failure {
-            step: Step::from_number(step),
-            errno: Errno::from_raw(i32::from_le_bytes([a, b, c, d])),
-            action: String::from_utf8_lossy(action).into_owned(),
-        })
-    }
-}
-
-/// The agent's command.
-#[derive(Debug)]
-pub struct Command {
-    /// The file to execute.
-    pub program: CString,
-    /// Its arguments, the name first.
-    pub arguments: Vec<CString>,
-    /// Its environment.
-    pub environment: Vec<CString>,
-    /// Its standard streams.
-    pub stdio: Stdio,
-    /// The pipe with its credential, for descriptor [`CREDENTIAL_FD`].
-    pub credential: Option<OwnedFd>,
-    /// What stands before and after the credential in a file.
-    pub around_credential: [String; 2],
-    /// Gets a byte before the agent is executed and the errno when it cannot be, and closes when it can.
-    pub exec_failed: OwnedFd,
-}
-
-/// Everything is in force, and the agent is next. Where the pipe closes without it, somebody has killed a process of the
-/// set-up: the kernel when memory ran out, or a person.
-fn announce(exec_failed: &OwnedFd) {
-    let _ = nix::unistd::write(exec_failed, b"x");
-}
-
-/// The agent is not executed.
-fn refuse(exec_failed: &OwnedFd, errno: Errno) {
-    let _ = nix::unistd::write(exec_failed, &(errno as i32).to_le_bytes());
-}
-
-/// The number under which an agent finds the pipe with its credential.
-pub const CREDENTIAL_FD: i32 = 3;
+use crate::sys::ids::Ids;
+use crate::sys::seccomp::Instruction;
+use crate::types::layout::Places;
+use session::Terminal;
 
 /// Everything that a child needs to put the plan into force; all that can fail without the kernel is done.
 #[derive(Debug)]
@@ -269,7 +165,7 @@ impl Confinement<'_> {
             let kept = ids::keep_groups(&self.plan.groups);
             kept.map_err(|errno| Failure::plain(errno, "give up the launcher's groups"))?;
         } else {
-            ids::become_run(self.agent).map_err(|errno| Failure::plain(errno, "become the run's UID"))?;
+            crate::sys::ids::become_run(self.agent).map_err(|errno| Failure::plain(errno, "become the run's UID"))?;
             // Each change of the UID clears it (prctl(2)).
             self.bind_to_parent()?;
         }
@@ -473,7 +369,7 @@ impl Confined {
 
 /// Writes what a pipe holds to an existing file, between two texts, and opens that to be read. The buffer is wiped.
 fn fill_from(mut pipe: File, path: &Path, [before, after]: &[String; 2]) -> std::io::Result<File> {
-    let mut buffer = Zeroizing::new([0; crate::secret::MAX]);
+    let mut buffer = Zeroizing::new([0; crate::sys::vault::MAX]);
     let mut length = 0;
     loop {
         match pipe.read(&mut buffer[length..])? {
@@ -486,22 +382,4 @@ fn fill_from(mut pipe: File, path: &Path, [before, after]: &[String; 2]) -> std:
         file.write_all(part)?;
     }
     File::open(path)
-}
-
-/// Stands for the broker's port in a template.
-pub const PORT: &str = "{broker-port}";
-
-/// What a template's places stand for.
-pub fn expand(text: &str, places: &Places) -> String {
-    expand_as(text, places, str::to_owned)
-}
-
-/// The same, with each place written in the way of the text's language.
-pub fn expand_as(text: &str, places: &Places, write: impl Fn(&str) -> String) -> String {
-    let show = |path: &Path| write(&path.to_string_lossy());
-    text.replace("{home}", &show(&places.home))
-        .replace("{tmp}", &show(&places.tmp))
-        .replace("{work}", &show(&places.work))
-        .replace("{settings}", &show(&places.settings))
-        .replace(PORT, &places.broker.map(|port| port.to_string()).unwrap_or_default())
 }

@@ -5,5 +5,6 @@ pub mod copy;
 pub mod export;
 pub mod patch;
 pub mod rights;
+pub mod trusted;
 pub mod walk;
 pub mod wipe;

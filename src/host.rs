@@ -1,6 +1,9 @@
 //! What this host offers, as facts. A fact is probed or learned from a failed attempt, never taken from a version.
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
+pub mod facts;
+pub mod found;
 pub mod groups;
 pub mod image;
 mod learn;
@@ -13,180 +16,20 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::host::facts::{Cgroups, Fact, Kind, Maker, Shown, capability, kind, user_namespaces};
 use crate::host::program::Program;
 use crate::host::ranges::Ranges;
 use crate::plan::layers;
-use crate::plan::rules::DEVICES;
-use crate::policy::{NetworkMode, Policy};
+use crate::policy::Policy;
 use crate::request::Request;
 use crate::sys;
-use crate::types::class::Class;
 use crate::types::layer::{Layer, Want};
-
-use groups::Group;
+use crate::types::layout::DEVICES;
+use crate::types::network::NetworkMode;
 use image::Image;
-pub use learn::Step;
-use learn::USERNS_REMEDY;
 
-/// What was found on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Host {
-    /// The launcher's effective UID.
-    pub uid: u32,
-    /// The launcher's effective GID.
-    pub gid: u32,
-    /// Its supplementary groups beside that.
-    pub groups: Vec<Group>,
-    /// Its effective capabilities, as bits.
-    pub capabilities: u64,
-    /// How namespaces can be made.
-    pub namespaces: Fact<Maker>,
-    /// Mounts inside a new mount namespace.
-    pub mounts: Fact<()>,
-    /// A fresh /proc inside a new PID namespace.
-    pub proc: Fact<()>,
-    /// A name of the cell's own in a new UTS namespace.
-    pub uts: Fact<()>,
-    /// A network namespace of the cell's own.
-    pub net: Fact<()>,
-    /// The Landlock ABI.
-    pub landlock: Fact<u32>,
-    /// Seccomp filters.
-    pub seccomp: Fact<()>,
-    /// A filter that asks the launcher, which reads what the agent means.
-    pub modes: Fact<()>,
-    /// The file of the authorities that this host trusts, for a broker's connections.
-    pub authorities: Fact<PathBuf>,
-    /// The broker's program, where one is asked for.
-    pub broker: Fact<Image>,
-    /// Another UID for the agent.
-    pub uids: Fact<()>,
-    /// UIDs that exist in this user namespace: first and how many.
-    pub uid_map: Vec<(u32, u32)>,
-    /// Whose UIDs are whose, where runs get one of their own.
-    pub ranges: Fact<Ranges>,
-    /// Where a cgroup can be made.
-    pub cgroup: Fact<Cgroups>,
-    /// What the host counts beside that.
-    pub counts: Counts,
-    /// Whether nobody but root opens the descriptors of another process. Not so under gVisor.
-    pub private_descriptors: bool,
-    /// The launcher may put the agent before itself where memory runs out.
-    pub oom_order: Fact<()>,
-    /// Whether what the agent leaves behind becomes the launcher's to end. Not so under gVisor.
-    pub orphans: bool,
-    /// What of the policy's files is there.
-    pub files: Vec<Shown>,
-    /// What of /proc must be masked and is there.
-    pub masked: Vec<(String, Kind)>,
-    /// The programs of the run.
-    pub programs: Programs,
-    /// Names of the MCP servers that the caller names.
-    pub servers: Vec<String>,
-    /// Files that their arguments name.
-    pub extra: Vec<(PathBuf, Kind)>,
-    /// What the agent itself executes, as far as it is there.
-    pub agent_programs: Vec<PathBuf>,
-    /// Classes of deny rules for places where the cell's own directory lies, or its workspace.
-    pub around: Vec<Class>,
-    /// Variables of the launcher that an agent may see.
-    #[serde(skip)]
-    pub inherited: Vec<(std::ffi::OsString, std::ffi::OsString)>,
-    /// The shell that a cell has.
-    pub shell: PathBuf,
-}
-
-/// Something is there, or what it lacks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fact<T> {
-    /// It is there.
-    Has(T),
-    /// It is not.
-    Lacks(Lack),
-}
-
-/// Why something is missing, and what the operator can change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Lack {
-    /// What the kernel or the container said.
-    pub why: String,
-    /// A sysctl, a capability, a container flag, a newer kernel.
-    pub remedy: String,
-}
-
-impl Lack {
-    /// From two sentences without full stop.
-    pub fn new(why: impl Into<String>, remedy: impl Into<String>) -> Lack {
-        Lack { why: why.into(), remedy: remedy.into() }
-    }
-}
-
-impl<T> Fact<T> {
-    /// The value, or why not.
-    ///
-    /// # Errors
-    /// The lack.
-    pub fn get(&self) -> Result<&T, &Lack> {
-        match self {
-            Fact::Has(value) => Ok(value),
-            Fact::Lacks(lack) => Err(lack),
-        }
-    }
-
-    fn lacks(why: impl Into<String>, remedy: impl Into<String>) -> Fact<T> {
-        Fact::Lacks(Lack::new(why, remedy))
-    }
-}
-
-/// Who makes namespaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Maker {
-    /// CAP_SYS_ADMIN.
-    Privilege,
-    /// A user namespace.
-    UserNamespace,
-}
-
-/// The kind of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A directory.
-    Directory,
-    /// A file.
-    File,
-    /// A link, to this.
-    Link(PathBuf),
-}
-
-/// A path that a policy shows and that exists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shown {
-    /// Where.
-    pub path: PathBuf,
-    /// What.
-    pub kind: Kind,
-}
-
-/// Where cgroups can be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cgroups {
-    /// The unified hierarchy: below this directory.
-    V2(PathBuf),
-    /// Hierarchies of their own: below these directories.
-    V1 {
-        /// `memory`.
-        memory: Option<PathBuf>,
-        /// `pids`.
-        pids: Option<PathBuf>,
-        /// `cpu`.
-        cpu: Option<PathBuf>,
-    },
-}
+pub use crate::host::learn::Step;
+pub use found::{Host, Programs};
 
 /// What the host counts, and for whom.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -200,22 +43,6 @@ pub struct Counts {
     pub sockets: bool,
     /// Open files of the whole host (fs.file-max).
     pub file_max: u64,
-}
-
-/// Capabilities that facts depend on, as bits (capabilities(7)).
-pub mod capability {
-    /// CAP_SETGID
-    pub const SETGID: u64 = 1 << 6;
-    /// CAP_SETUID
-    pub const SETUID: u64 = 1 << 7;
-    /// CAP_SETPCAP
-    pub const SETPCAP: u64 = 1 << 8;
-    /// CAP_SYS_PTRACE
-    pub const SYS_PTRACE: u64 = 1 << 19;
-    /// CAP_CHOWN
-    pub const CHOWN: u64 = 1;
-    /// CAP_SYS_ADMIN
-    pub const SYS_ADMIN: u64 = 1 << 21;
 }
 
 /// What OCI runtimes mask of /proc, since some of it belongs to the whole host (runtime-spec, `maskedPaths`), and what
@@ -254,7 +81,7 @@ impl Host {
         let uid = nix::unistd::geteuid().as_raw();
         let capabilities = sys::process::effective_capabilities();
         let (uid_map, uids) = (uid_map(), uids(capabilities));
-        let cgroup = || crate::confine::cgroup::find(uid, policy.limits.cpu_percent);
+        let cgroup = || crate::host::cgroup::find(uid, policy.limits.cpu_percent);
         let cgroup = if wanted(Layer::Cgroup) { cgroup() } else { off() };
         Host {
             uid,
@@ -270,7 +97,10 @@ impl Host {
             seccomp: seccomp(),
             modes: modes(capabilities),
             ranges: if uids.get().is_ok() && wanted(Layer::Uid) && layers::lends(request) {
-                Ranges::read(&[&[layers::UIDS, layers::FEW_UIDS][..], request.uid_range.as_slice()].concat())
+                Ranges::read(
+                    &[&[crate::host::ranges::UIDS, crate::host::ranges::FEW_UIDS][..], request.uid_range.as_slice()]
+                        .concat(),
+                )
             } else {
                 Fact::Has(Ranges::default())
             },
@@ -331,17 +161,6 @@ fn masked() -> Vec<(String, Kind)> {
 
 fn namespaces(capabilities: u64) -> Fact<Maker> {
     if capabilities & capability::SYS_ADMIN != 0 { Fact::Has(Maker::Privilege) } else { user_namespaces() }
-}
-
-fn user_namespaces() -> Fact<Maker> {
-    let number = |name: &str| -> Option<u64> { std::fs::read_to_string(name).ok()?.trim().parse().ok() };
-    if number("/proc/sys/user/max_user_namespaces") == Some(0) {
-        return Fact::lacks("user namespaces are off (user.max_user_namespaces = 0)", USERNS_REMEDY);
-    }
-    if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-        return Fact::lacks("user namespaces are off for users (kernel.unprivileged_userns_clone = 0)", USERNS_REMEDY);
-    }
-    Fact::Has(Maker::UserNamespace)
 }
 
 /// A private root shows the host's own devices. A cell without one of them would be worse than none: programs take an
@@ -448,38 +267,12 @@ fn uid_map() -> Vec<(u32, u32)> {
 }
 
 fn inherited() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
-    let set = crate::plan::environ::INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let set = crate::host::found::INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
     set.collect()
 }
 
 fn shown(path: &Path) -> Option<Shown> {
     Some(Shown { path: path.to_owned(), kind: kind(path)? })
-}
-
-/// What is at a path, without following a link. Nothing for a socket, a device or a fifo: a mount makes them no safer,
-/// whoever may write to a socket speaks with the host by it, read-only or not.
-pub fn kind(path: &Path) -> Option<Kind> {
-    let file_type = std::fs::symlink_metadata(path).ok()?.file_type();
-    Some(if file_type.is_dir() {
-        Kind::Directory
-    } else if file_type.is_symlink() {
-        Kind::Link(std::fs::read_link(path).ok()?)
-    } else if file_type.is_file() {
-        Kind::File
-    } else {
-        return None;
-    })
-}
-
-/// The programs of a run: the agent's own, and those of the MCP servers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Programs {
-    /// The agent.
-    pub agent: Program,
-    /// The agent's own program, where the caller's command is another that starts it.
-    pub wrapped: Option<Program>,
-    /// Servers that the caller named, and what else must be there.
-    pub servers: Vec<Program>,
 }
 
 impl Programs {

@@ -9,26 +9,38 @@ pub mod egress;
 pub mod environ;
 pub mod hold;
 pub mod layers;
+pub mod on;
 pub mod rules;
+pub mod text;
+pub mod twins;
+pub mod view;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::host::Host;
+use crate::host::facts::{Cgroups, capability};
 use crate::host::groups::Group;
-use crate::host::{Cgroups, Host, Kind, Shown, capability};
+use crate::plan::twins::{Denied, classes, left_out};
+use crate::plan::view::root;
+use crate::policy::Policy;
 use crate::policy::agents::rendered::Rendered;
-use crate::policy::agents::spec::{AgentSpec, Check, Settings};
+use crate::policy::agents::spec::{AgentSpec, Check};
 use crate::policy::agents::way::Hand;
-use crate::policy::{Bytes, NetworkMode, Policy};
-use crate::request::{Request, UidRange, Workspace};
+use crate::request::{Request, Workspace};
 use crate::secret::SecretSource;
-use crate::types::class::{Class, Twins};
 use crate::types::error::{Error, Result};
-use crate::types::layer::{Decision, Layer};
+use crate::types::layer::{Decision, Layer, Planned};
+use crate::types::network::NetworkMode;
 use crate::types::paths::{HomePath, WorkName};
+use crate::types::units::Bytes;
+
+pub use on::{Apart, Identity, Namespaces};
+pub use text::{Shim, Text};
+pub use view::Root;
 
 /// What is about to happen. No descriptor, clock, random value or secret in it; paths of the cell are symbolic.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -60,7 +72,7 @@ pub struct Plan {
     /// What of the host the cell can take that nothing counts for it alone.
     pub uncounted: Vec<counts::Uncounted>,
     /// Limits of the cell, where there is a cgroup.
-    pub cgroup: Option<crate::host::Cgroups>,
+    pub cgroup: Option<crate::host::facts::Cgroups>,
     /// The network.
     pub network: NetworkMode,
     /// What holds the credential outside of the cell and leads to the listed hosts, where that is the network.
@@ -106,80 +118,6 @@ pub struct Plan {
     pub grace: Duration,
 }
 
-/// A layer and what becomes of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Planned {
-    /// Which.
-    pub layer: Layer,
-    /// What.
-    #[serde(flatten)]
-    pub decision: Decision,
-}
-
-/// A denied class and what stops it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Denied {
-    /// Which.
-    pub class: Class,
-    /// The agent's settings deny it.
-    pub settings: bool,
-    /// What of the kernel stops it.
-    pub kernel: Option<&'static str>,
-    /// The settings leave it out, since the cell itself lies there.
-    pub inside: bool,
-}
-
-/// Namespaces of the cell.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Namespaces {
-    /// A user namespace, only where the others need one.
-    pub user: bool,
-    /// Processes.
-    pub pid: bool,
-    /// Mounts.
-    pub mount: bool,
-    /// SysV objects and POSIX queues.
-    pub ipc: bool,
-    /// The host's name.
-    pub uts: bool,
-    /// The network.
-    pub net: bool,
-    /// Control groups: the cell's own is `/` to it. Entered when the cell is in its group.
-    pub cgroup: bool,
-}
-
-/// The private root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Root {
-    /// Shown read-only.
-    pub shown: Vec<Shown>,
-    /// Paths in /proc that are covered.
-    pub masked: Vec<(String, Kind)>,
-    /// /proc is a fresh one of the cell's PID namespace.
-    pub fresh_proc: bool,
-    /// /proc may be written to: an agent with a sandbox of its own writes its maps there.
-    pub writable_proc: bool,
-    /// The size of the tmpfs.
-    pub disk: Bytes,
-    /// Its inodes.
-    pub files: u32,
-    /// Its pseudo-terminals.
-    pub terminals: u32,
-}
-
-/// Whose UID the agent has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Identity {
-    /// The launcher's.
-    Caller,
-    /// One of its own, from this range.
-    PerRun(UidRange),
-    /// The owner's of the workspace, which outlives the run.
-    Owner,
-}
-
 /// Where memory runs out on the host, the kernel ends the agent before launcher, keeper and broker, which wipe
 /// (proc_pid_oom_score_adj(5)): half of all memory is added to what it uses.
 pub const OOM_SCORE_ADJ: i16 = 500;
@@ -214,18 +152,6 @@ pub struct Limits {
     pub oom_score_adj: Option<i16>,
 }
 
-/// What is between cells that the same launcher starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Apart {
-    /// A layer.
-    InSpace,
-    /// They live one after the other.
-    InTime,
-    /// Nothing: the policy switches it off.
-    Neither,
-}
-
 /// How the credential is handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -251,34 +177,6 @@ impl Credential {
             Credential::None | Credential::Pipe | Credential::Variable => None,
         }
     }
-}
-
-/// A script that starts the agent with the arguments of its level.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shim {
-    /// The agent's name.
-    pub name: String,
-    /// Its program.
-    pub program: PathBuf,
-    /// What comes before the arguments that the script gets.
-    pub arguments: Vec<Text>,
-    /// Names of the workspace that the agent would read for its settings: it starts beside them alone, and not where the
-    /// cell has made one since.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub hidden: Vec<WorkName>,
-}
-
-/// A text that may name a place in the cell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Text {
-    /// As it is.
-    Plain(OsString),
-    /// As it is, and never shown: the value may be a secret of the caller's.
-    Hidden(OsString),
-    /// With `{home}`, `{tmp}`, `{work}` or `{settings}` to be filled in.
-    Template(String),
-    /// With `{pass}`, the word that the broker wants of whoever uses it as a proxy.
-    Pass(String),
 }
 
 /// A run that this host cannot give the layers which the caller insists on.
@@ -316,7 +214,7 @@ impl Plan {
         if decided.iter().any(|planned| matches!(planned.decision, Decision::Refuse { .. })) {
             return Err(Box::new(Refusal { layers: decided }));
         }
-        let on = layers::On::new(&decided, host);
+        let on = crate::plan::on::On::new(&decided, host);
         let left_out = left_out(host, &on);
         let identity = identity(request, &on);
         let landlock = rules::landlock(policy, request, host, &on, network);
@@ -395,7 +293,7 @@ fn pairs(map: &std::collections::BTreeMap<HomePath, String>) -> Vec<(String, Str
     map.iter().map(|(name, text)| (name.as_str().to_owned(), text.clone())).collect()
 }
 
-fn identity(request: &Request, on: &layers::On) -> Identity {
+fn identity(request: &Request, on: &crate::plan::on::On) -> Identity {
     if !on.has(Layer::Uid) {
         return Identity::Caller;
     }
@@ -405,77 +303,7 @@ fn identity(request: &Request, on: &layers::On) -> Identity {
     }
 }
 
-fn classes(
-    policy: &Policy,
-    agent: &AgentSpec,
-    host: &Host,
-    on: &layers::On,
-    network: NetworkMode,
-    landlock: Option<&rules::Landlock>,
-    identity: Identity,
-) -> Vec<Denied> {
-    let listed = policy.kernel.execute.list().is_some_and(<[_]>::is_empty) && host.programs.wrapped.is_none();
-    let few = landlock.is_some_and(|landlock| landlock.few_programs) && listed;
-    let enforced: Vec<Layer> = Layer::ALL.into_iter().filter(|layer| on.has(*layer)).collect();
-    let twins = Twins {
-        enforced: &enforced,
-        few_programs: few,
-        shell: agent.has_shell(),
-        settings_in_home: agent.settings.as_ref().is_some_and(Settings::in_home),
-        no_network: network == NetworkMode::None && (on.has(Layer::Net) || on.has(Layer::Seccomp)),
-        broker: (network == NetworkMode::Broker).then(|| hold::of(|layer| on.has(layer))),
-        private_proc: host.private_descriptors,
-        shared_uid: identity == Identity::Owner,
-    };
-    let left_out = left_out(host, on);
-    let row = |&class: &Class| {
-        let settings = agent.maps(class) && !left_out.contains(&class);
-        let inside = agent.maps(class) && !settings && !on.has(Layer::Root);
-        Denied { class, settings, kernel: class.kernel(&twins), inside }
-    };
-    policy.deny.iter().map(row).collect()
-}
-
-/// Classes that the settings cannot deny, since the agent's own files are there: in a /tmp of the cell's own it keeps
-/// the output of its tasks; without a root of its own all of the cell may lie in a /tmp that others have, too.
-fn left_out(host: &Host, on: &layers::On) -> Vec<Class> {
-    if on.has(Layer::Root) { vec![Class::SharedTmp] } else { host.around.clone() }
-}
-
-fn root(policy: &Policy, host: &Host, on: &layers::On) -> Root {
-    Root {
-        shown: shown(host),
-        masked: if on.has(Layer::Pid) { host.masked.clone() } else { Vec::new() },
-        fresh_proc: on.has(Layer::Pid),
-        writable_proc: policy.kernel.nested_namespaces,
-        disk: policy.limits.disk,
-        files: policy.limits.files,
-        terminals: policy.limits.terminals,
-    }
-}
-
-/// The policy's files, and of the programs what these do not show already.
-fn shown(host: &Host) -> Vec<Shown> {
-    let mut all = host.files.clone();
-    let programs = host.programs.all().flat_map(|program| {
-        let files = program.shown.iter().map(|path| (path.clone(), program.kind(path)));
-        let links = program.links.iter().map(|(link, target)| (link.clone(), Kind::Link(target.clone())));
-        files.chain(links)
-    });
-    for (path, kind) in programs.chain(host.extra.iter().cloned()) {
-        // Below a link, too: /bin/sh is there where /bin leads to /usr/bin.
-        let below = |shown: &Shown| match shown.kind {
-            Kind::Directory | Kind::Link(_) => path.starts_with(&shown.path),
-            Kind::File => path == shown.path,
-        };
-        if !all.iter().any(below) {
-            all.push(Shown { path, kind });
-        }
-    }
-    all
-}
-
-fn limits(policy: &Policy, host: &Host, on: &layers::On, identity: Identity) -> Limits {
+fn limits(policy: &Policy, host: &Host, on: &crate::plan::on::On, identity: Identity) -> Limits {
     let limits = &policy.limits;
     let own = matches!(identity, Identity::PerRun(_)) || on.via_user_namespace;
     let group = if on.has(Layer::Cgroup) { host.cgroup.get().ok() } else { None };
@@ -504,27 +332,5 @@ fn credential(request: &Request, agent: &AgentSpec, host: &Host) -> Credential {
         // A pipe is empty after the first agent; a file serves every one that the command starts.
         (Some(_), _) if host.private_descriptors && host.programs.wrapped.is_none() => Credential::Pipe,
         (Some(_), _) => Credential::File,
-    }
-}
-
-impl Text {
-    /// As it is.
-    pub fn plain(text: impl AsRef<OsStr>) -> Text {
-        Text::Plain(text.as_ref().to_owned())
-    }
-
-    /// For people and for JSON.
-    pub fn show(&self) -> String {
-        match self {
-            Text::Plain(text) => text.to_string_lossy().into_owned(),
-            Text::Hidden(_) => "(--setenv)".to_owned(),
-            Text::Template(text) | Text::Pass(text) => text.clone(),
-        }
-    }
-}
-
-impl Serialize for Text {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.show())
     }
 }

@@ -14,17 +14,20 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use serde::Serialize;
 
-use crate::policy::library::ETC;
-use crate::policy::{NetworkMode, Time};
-use crate::request::args::{Require, RunArgs};
+use crate::request::args::RunArgs;
 use crate::secret::SecretSource;
 use crate::types::error::{Error, Result};
 use crate::types::hosts::HostRule;
+use crate::types::layer::Require;
+use crate::types::layout::ETC;
+use crate::types::network::NetworkMode;
+use crate::types::units::Time;
 use crate::types::user::UserId;
-pub use crate::types::values::{UidRange, Upstream};
 use injection::Injection;
-pub use merge::{Config, From, Setting};
 use merge::{Merge, parsed};
+
+pub use crate::types::values::{UidRange, Upstream};
+pub use merge::{Config, From, Setting};
 
 /// One run, as asked for.
 #[derive(Debug, Clone)]
@@ -292,7 +295,7 @@ const REQUIRE: &str = "OUBLIETTE_REQUIRE";
 fn requirements(flags: Vec<Require>, file: &[String], sources: &mut Vec<Setting>) -> Result<Vec<Require>> {
     let named = |from: From, names: Vec<String>, object: String| {
         let parse = move |name: String| {
-            let require = crate::request::args::parse_require(&name);
+            let require = crate::types::layer::parse_require(&name);
             require.map(|require| (require, from)).map_err(|error| Error::new(object.clone(), error).hint("correct it"))
         };
         names.into_iter().map(parse).collect::<Result<Vec<_>>>()

@@ -11,6 +11,7 @@ pub mod keeper;
 pub mod login;
 pub mod progress;
 pub mod report;
+pub mod servers;
 mod streams;
 pub mod supervise;
 
@@ -29,9 +30,9 @@ use nix::unistd::{Gid, Uid};
 use crate::cell::resume::Resume;
 use crate::cell::state::State;
 use crate::cell::workspace::{self, Outputs};
-use crate::confine::ids::Ids;
+use crate::confine::failure::Failure;
 use crate::confine::inherited::{self, OomOrder};
-use crate::confine::{Failure, limits};
+use crate::confine::limits;
 use crate::plan::{Identity, Plan, Refusal};
 use crate::policy::agents::way::{Hand, Way};
 use crate::request::{Request, Workspace};
@@ -40,9 +41,11 @@ use crate::run::login::Told;
 use crate::run::progress::{Progress, Stage};
 use crate::run::report::Report;
 use crate::run::supervise::terminal::Terminal;
-use crate::run::supervise::{Ended, Outcome, Signals};
+use crate::run::supervise::{Ended, Outcome};
 use crate::secret::{Secret, SecretSource};
 use crate::sys;
+use crate::sys::ids::Ids;
+use crate::sys::signals::Signals;
 use crate::types::class::Class;
 use crate::types::error::{Error, Result};
 use crate::types::exit::Exit;
@@ -171,7 +174,7 @@ fn credential(job: &Job, given: Option<File>) -> Result<(Option<Arc<Secret>>, To
 fn tell_end(progress: &Progress, end: SystemTime, deadline: Duration) {
     let left = end.duration_since(SystemTime::now()).unwrap_or_default();
     if left < deadline {
-        let left = crate::policy::Time(Duration::from_secs(left.as_secs()));
+        let left = crate::types::units::Time(Duration::from_secs(left.as_secs()));
         progress.note(&format!(
             "the login's token ends in {left}, before the deadline; start the agent once outside of a cell to renew it"
         ));
@@ -263,10 +266,10 @@ fn tell_degraded(progress: &Progress, plan: &Plan, told: &mut Vec<Layer>) {
     }
 }
 
-fn uid_range(job: &Job, plan: &Plan) -> crate::request::UidRange {
+fn uid_range(job: &Job, plan: &Plan) -> crate::types::values::UidRange {
     match plan.identity {
         Identity::PerRun(range) => range,
-        _ => job.request.uid_range.unwrap_or_else(|| crate::plan::layers::default_range(&job.host)),
+        _ => job.request.uid_range.unwrap_or_else(|| crate::plan::on::default_range(&job.host)),
     }
 }
 

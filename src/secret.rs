@@ -12,11 +12,8 @@ use nix::errno::Errno;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::sys;
-use crate::sys::vault::Vault;
+use crate::sys::vault::{MAX, Vault};
 use crate::types::error::{Error, Result};
-
-/// The longest credential that is taken, in bytes: one pipe takes it whole, and no token is near it.
-pub const MAX: usize = 32 * 1024;
 
 /// A credential. No `Clone`, no `Serialize`, a redacted `Debug`; wiped when dropped.
 pub struct Secret {

@@ -2,9 +2,11 @@
 
 pub mod attack;
 pub mod capabilities;
+pub mod cgroup;
 pub mod channel;
 pub mod environ;
 pub mod fds;
+pub mod ids;
 pub mod inherited;
 pub mod inode;
 pub mod ipc;

@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use oubliette::host::{Host, Kind};
+use oubliette::host::Host;
+use oubliette::host::facts::Kind;
 use oubliette::types::layer::{Decision, Layer, Want};
-use oubliette::plan::layers::{default_range, lends, want};
-use oubliette::plan::rules::{Access, DEVICES, Place};
+use oubliette::plan::on::default_range;
+use oubliette::plan::layers::{lends, want};
+use oubliette::plan::rules::{Access, Place};
+use oubliette::types::layout::DEVICES;
 use oubliette::plan::{Identity, Plan, Text};
 use oubliette::policy::Policy;
 use oubliette::policy::agents::spec::AgentSpec;
@@ -18,7 +21,7 @@ pub fn check_plan(request: &Request, policy: &Policy, agent: &AgentSpec, host: &
     let plan = match Plan::new(request, policy, agent, host) {
         Ok(plan) => plan,
         Err(refusal) => {
-            let refused = |planned: &&oubliette::plan::Planned| matches!(planned.decision, Decision::Refuse { .. });
+            let refused = |planned: &&oubliette::types::layer::Planned| matches!(planned.decision, Decision::Refuse { .. });
             let names: Vec<Layer> = refusal.layers.iter().filter(refused).map(|planned| planned.layer).collect();
             assert!(!names.is_empty(), "refused for nothing");
             let wanted = |layer: &Layer| want(request, policy, *layer) != Want::Off;

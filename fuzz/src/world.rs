@@ -5,12 +5,14 @@ use std::sync::OnceLock;
 
 use clap::{CommandFactory, FromArgMatches};
 use oubliette::request::args::{Cli, RunArgs};
-use oubliette::host::{Cgroups, Counts, Fact, Host, Kind, Lack, Maker, Programs, Shown, capability};
+use oubliette::host::facts::{Cgroups, Fact, Kind, Lack, Maker, Shown, capability};
+use oubliette::host::{Counts, Host, Programs};
 use oubliette::policy::Policy;
 use oubliette::types::class::Class;
 use oubliette::host::program::Program;
 use oubliette::host::ranges::{Other, Ranges};
-use oubliette::request::{Config, Request, UidRange};
+use oubliette::request::{Config, Request};
+use oubliette::types::values::UidRange;
 
 /// Bytes, one for each choice; zeros when they are spent.
 pub struct Choices<'a>(std::slice::Iter<'a, u8>);

@@ -7,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use oubliette::policy::Policy;
 use oubliette::policy::agents::spec::Settings;
 use oubliette::policy::agents::claude::Template;
-use oubliette::policy::library::{Library, parse};
+use oubliette::policy::library::Library;
+use oubliette::fs::trusted::parse;
 use oubliette_fuzz::{check_error, check_settings};
 
 static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {

@@ -4,7 +4,7 @@
 use std::path::Component;
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::confine::cgroup::{own_v1, own_v2};
+use oubliette::host::cgroup::{own_v1, own_v2};
 use oubliette::sys::proc::{Stat, Status, id_map};
 use oubliette_fuzz::parts;
 

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use oubliette::host::ranges::{Ranges, Texts};
-use oubliette::request::UidRange;
+use oubliette::types::values::UidRange;
 use oubliette_fuzz::parts;
 
 const ALL: UidRange = UidRange { first: 0, last: u32::MAX };

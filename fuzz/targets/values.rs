@@ -2,8 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::policy::{Bytes, Time};
-use oubliette::request::{UidRange, Upstream};
+use oubliette::types::units::{Bytes, Time};
+use oubliette::types::values::UidRange;
+use oubliette::types::values::Upstream;
 use oubliette::cell::uids;
 
 fuzz_target!(|data: &[u8]| {

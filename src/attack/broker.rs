@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use super::sockets;
 use super::target::{LOOPBACK, Target, any};
-use super::{Tried, absent, blocked, sockets};
+use crate::attack::tried::{Tried, absent, blocked};
 
 /// What the upstream says where it got the victim's credential.
 pub const VICTIMS: &str = "victim";

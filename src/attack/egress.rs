@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 
 use super::broker::{ANSWER, own_port};
 use super::target::{Target, any};
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 
 /// The host's loopback, in forms that a comparison of texts would miss.
 const ADDRESSES: [&str; 11] = [

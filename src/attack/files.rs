@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::target::{Target, any, read_some};
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 use crate::sys::attack::kernel;
 
 pub(super) fn c_path(path: &Path) -> Result<CString, Miss> {

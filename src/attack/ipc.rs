@@ -4,7 +4,7 @@
 use std::ffi::CString;
 
 use super::target::Target;
-use super::{Tried, blocked};
+use crate::attack::tried::{Tried, blocked};
 use crate::sys::attack::ipc;
 
 pub(super) fn shm(t: &Target) -> Tried {

@@ -13,7 +13,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Gid, Uid, access};
 
 use super::target::{Target, any, read_some};
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 use crate::sys::attack::kernel;
 
 pub(super) fn int80(_: &Target) -> Tried {

@@ -4,29 +4,13 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
 
 use super::target::{Target, any, read_some};
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::target::{find, of, pids};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 use crate::sys::attack::process;
-
-/// Every process id that /proc lists.
-pub(super) fn pids() -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// The processes whose file `leaf` shows the secret.
-pub(super) fn find(t: &Target, leaf: &str) -> Vec<i32> {
-    let shows = |pid: &i32| read_some(&of(*pid, leaf)).is_ok_and(|bytes| t.shows(&bytes, leaf).is_ok());
-    pids().into_iter().filter(shows).collect()
-}
-
-fn of(pid: i32, leaf: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/{leaf}"))
-}
 
 /// Finds the secret in a file of any process, else says what the victim's own answered.
 fn scan(t: &Target, leaf: &str) -> Tried {

@@ -13,7 +13,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use super::target::{Target, any, read_some};
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 use crate::sys::attack::{kernel, process};
 
 /// The mode that it has: the permission is the proof, and with another one every cell would stop.

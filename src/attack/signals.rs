@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::target::{Target, any, read_some};
-use super::{Tried, absent, blocked};
+use crate::attack::tried::{Tried, absent, blocked};
 use crate::sys::attack::process;
 
 fn send(t: &Target, signal: Signal) -> Tried {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, connect, sendto};
 
 use super::target::{LOOPBACK, Target, any, read_some};
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 use crate::sys::attack::kernel;
 
 const ANSWER: Duration = Duration::from_millis(500);

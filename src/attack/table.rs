@@ -4,7 +4,8 @@
 use serde::Serialize;
 
 use super::target::Target;
-use super::{Tried, broker, egress, files, ipc, kernel, proc, reach, shared, signals, sockets};
+use super::{broker, egress, files, ipc, kernel, proc, reach, shared, signals, sockets};
+use crate::attack::tried::Tried;
 
 /// What an attack is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Miss, Tried, absent, blocked};
+use crate::attack::tried::{Miss, Tried, absent, blocked};
 use crate::sys::attack::ipc;
 
 /// Any free port of this host. An address, never its name: one look-up by name in the program would link the C
@@ -177,7 +178,7 @@ impl Target {
 
     /// The process ids under which the victim may be reached from here: never the attacker's own or its parent's.
     pub(crate) fn victims(&self) -> Result<Vec<i32>, Miss> {
-        let mut found = super::proc::find(self, "cmdline");
+        let mut found = crate::attack::target::find(self, "cmdline");
         if let Some(pid) = self.host_pid
             && !found.contains(&pid)
             && !self.is_somebody_else(pid)
@@ -234,4 +235,20 @@ pub(crate) fn any<N: std::fmt::Display>(tries: impl Iterator<Item = (N, Tried)>,
     } else {
         Err(none())
     }
+}
+
+/// Every process id that /proc lists.
+pub(crate) fn pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The processes whose file `leaf` shows the secret.
+pub(crate) fn find(t: &Target, leaf: &str) -> Vec<i32> {
+    let shows = |pid: &i32| read_some(&of(*pid, leaf)).is_ok_and(|bytes| t.shows(&bytes, leaf).is_ok());
+    pids().into_iter().filter(shows).collect()
+}
+
+pub(crate) fn of(pid: i32, leaf: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{leaf}"))
 }

@@ -31,9 +31,9 @@ use super::proxy::{lost, name_and_port};
 use super::reach::{Goal, Reach, Unreached, unreached};
 use super::watched::{Seen, Watched};
 use super::{HEAD, HEAD_SIZE, HEADERS};
-use crate::policy::agents::way::HeaderName;
 use crate::secret::Secret;
 use crate::types::hosts::{HostName, HostRule};
+use crate::types::network::HeaderName;
 
 /// Headers of a request that are the broker's to set. A part of an answer could hold a part of the token.
 const NOT_THE_CELLS: [&str; 6] =

@@ -32,14 +32,15 @@ use super::reach::{Budget, Reach};
 use super::tally::Tally;
 use super::watched::{Seen, Watched};
 use super::{HANDED, HEAD, HEAD_SIZE, HEADERS, Held, MORE, QUIT, READY, Setup, trust, wire};
-use crate::confine::ids::{Ids, become_run};
-use crate::confine::{Places, capabilities, landlock, seccomp};
+use crate::confine::{capabilities, landlock, seccomp};
 use crate::plan::broker::Model;
-use crate::policy::Hold;
 use crate::secret::Secret;
 use crate::sys;
 use crate::sys::channel::{Channel, MAX};
+use crate::sys::ids::{Ids, become_run};
 use crate::sys::process::exit_now;
+use crate::types::layout::Places;
+use crate::types::network::Hold;
 
 /// What is read of an answer at once, and the largest head of one: a large answer passes a third faster than by 64 KiB.
 const ANSWER: usize = 4 * HEAD_SIZE;

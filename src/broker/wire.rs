@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, Terms};
 use super::{Held, Injected, Setup};
-use crate::confine::ids::Ids;
 use crate::plan;
-use crate::policy::agents::way::HeaderName;
 use crate::secret::Secret;
+use crate::sys::ids::Ids;
+use crate::types::network::HeaderName;
 
 /// The longest text, in bytes: more than any policy has.
 const TEXT_MAX: usize = 16 << 20;

@@ -24,9 +24,9 @@ use nix::unistd::{Pid, Uid, geteuid};
 use crate::cell::state::State;
 use crate::cell::sweep::{end_until_none, sweep};
 use crate::run::progress::Progress;
-use crate::run::supervise::Signals;
 use crate::sys::proc::Status;
 use crate::sys::process::hard_limit;
+use crate::sys::signals::Signals;
 use crate::types::error::{Error, Result};
 
 /// The right to have the only cell of a UID. Given back when the last process that holds it has closed it.

@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::fs::walk::{FileId, Kind, Mount, entries, is_dots, open_dir, status, status_of};
-use crate::policy::{Bytes, Limits};
+use crate::policy::Limits;
+use crate::types::units::Bytes;
 
 /// Descriptors that are held of the directories inside each other, counted from either end.
 const HELD: usize = 64;

@@ -14,8 +14,7 @@ use nix::sys::stat::{Mode, fstatat, mkdirat};
 use crate::cell::state::State;
 use crate::fs::copy::copy_named;
 use crate::fs::walk::{Bounds, Passed, TreeError, entries, open_dir};
-use crate::fs::wipe::wipe_name;
-use crate::run::report::Leftover;
+use crate::fs::wipe::{Leftover, wipe_name};
 use crate::types::error::{Error, Result};
 use crate::types::paths::HomePath;
 

@@ -14,17 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::cell::alone;
-use crate::cell::resume;
 use crate::cell::state::State;
-use crate::cell::uids;
-use crate::cell::{Found, Record, look, read_record, zero_dead};
-use crate::confine::cgroup;
+use crate::cell::{Found, Record, alone, look, read_record, resume, uids, zero_dead};
 use crate::fs::walk::printable;
-use crate::fs::wipe::{wipe, wipe_name};
-use crate::run::report::Leftover;
-use crate::sys;
-use crate::sys::proc;
+use crate::fs::wipe::{Leftover, wipe, wipe_name};
+use crate::sys::{self, proc};
 use crate::types::error::{Error, Result};
 
 /// What a sweep came to.
@@ -126,7 +120,7 @@ fn finish(state: &State, name: &OsStr, cell: BorrowedFd<'_>, record: Option<&Rec
     let mut leave = |name: String, why: &str| left.push(Leftover { name, why: why.to_owned() });
     if let Some(record) = record {
         for directory in record.cgroups.iter().filter(|path| ours(path, name)) {
-            if directory.exists() && !cgroup::remove(directory) {
+            if directory.exists() && !crate::sys::cgroup::remove(directory) {
                 leave(directory.display().to_string(), "its processes do not end");
             }
         }

@@ -22,10 +22,11 @@ use nix::unistd::{Uid, UnlinkatFlags, ftruncate, unlinkat};
 
 use crate::cell::gid_of;
 use crate::cell::state::State;
-use crate::confine::ids::Ids;
 use crate::fs::wipe::Left;
-use crate::request::UidRange;
+use crate::sys::ids::Ids;
 use crate::types::error::{Error, Result};
+use crate::types::values::UidRange;
+
 pub use kill::kill_all;
 
 /// A UID that is this run's alone. When dropped in use it stays marked, and `sweep` frees it.

@@ -16,17 +16,18 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 use sha2::Sha256;
 
 use crate::cell::nested::Nested;
-pub use crate::cell::outputs::Outputs;
 use crate::cell::state::State;
-use crate::confine::ids::Ids;
-use crate::confine::mounts::CheckedDirectory;
 use crate::fs::copy::copy_tree;
-use crate::fs::walk::{Bounds, Passed, TreeError};
+use crate::fs::walk::{Bounds, CheckedDirectory, Passed, TreeError};
 use crate::policy::Limits;
-use crate::request::{Request, UidRange, Workspace};
+use crate::request::{Request, Workspace};
+use crate::sys::ids::Ids;
 use crate::types::error::{Error, Result};
 use crate::types::paths::WorkName;
 use crate::types::user::UserId;
+use crate::types::values::UidRange;
+
+pub use crate::cell::outputs::Outputs;
 
 /// A workspace that is not a fresh one: checked, and held by this run alone.
 #[derive(Debug)]
@@ -161,8 +162,8 @@ fn nobodys(uid: Uid, place: &Path) -> Result<()> {
     let number = UidRange { first: uid.as_raw(), last: uid.as_raw() };
     let object = format!("use the user's workspace {} of UID {uid}", place.display());
     match crate::host::ranges::Ranges::read(&[number]) {
-        crate::host::Fact::Lacks(lack) => Err(Error::new(object, lack.why).hint(lack.remedy)),
-        crate::host::Fact::Has(ranges) => match ranges.taken(number) {
+        crate::host::facts::Fact::Lacks(lack) => Err(Error::new(object, lack.why).hint(lack.remedy)),
+        crate::host::facts::Fact::Has(ranges) => match ranges.taken(number) {
             Some(other) => Err(Error::new(object, format!("that number is by now {}", other.whose))
                 .hint("chown -R the workspace to a free UID of --uid-range, or change the number of the account")),
             None => Ok(()),
@@ -377,7 +378,7 @@ pub fn without(names: &[WorkName], work: &Path, kept: Option<&Kept>) -> Result<(
     for directory in place.ancestors() {
         for name in names {
             let path = directory.join(name.as_str());
-            if !crate::policy::library::absent(&path) {
+            if !crate::fs::trusted::absent(&path) {
                 let cause = "the agent would read it for its settings, and without mount namespaces nothing hides it";
                 return Err(Error::new(format!("run in a workspace with {}", path.display()), cause)
                     .hint("remove it from the workspace, or use a host with mount namespaces"));

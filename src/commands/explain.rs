@@ -4,14 +4,16 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::host::{Kind, groups};
+use crate::host::facts::Kind;
+use crate::host::groups;
 use crate::plan::broker::{self, Broker, Injected, Model};
 use crate::plan::egress::Listed;
-use crate::plan::{Apart, Credential, Denied, Identity, Limits, Plan, Planned, Refusal};
-use crate::policy::{Hold, NetworkMode};
+use crate::plan::twins::Denied;
+use crate::plan::{Apart, Credential, Identity, Limits, Plan, Refusal};
 use crate::request::Setting;
 use crate::run::job::Job;
-use crate::types::layer::Decision;
+use crate::types::layer::{Decision, Planned};
+use crate::types::network::{Hold, NetworkMode};
 use crate::types::paths::WorkName;
 
 /// What would happen, layer by layer, and why.
@@ -167,7 +169,7 @@ fn brokered(broker: &Broker) -> Vec<String> {
     lines.push(if broker.egress.hosts.is_empty() {
         "hosts     no other one".to_owned()
     } else {
-        let idle = crate::policy::Time(broker.egress.idle_timeout);
+        let idle = crate::types::units::Time(broker.egress.idle_timeout);
         format!(
             "bounds    {} connections at once, {} in all, {idle} without a byte",
             broker.connections, broker.egress.bytes
@@ -233,7 +235,11 @@ fn process(plan: &Plan) -> Vec<String> {
         format!("credential  {phantom}{credential}"),
         format!("other cells {}", apart(plan)),
         format!("kill -9     {}", after_kill(plan)),
-        format!("deadline    {}, then {} of grace", crate::policy::Time(plan.timeout), crate::policy::Time(plan.grace)),
+        format!(
+            "deadline    {}, then {} of grace",
+            crate::types::units::Time(plan.timeout),
+            crate::types::units::Time(plan.grace)
+        ),
         format!("limits      {}", limits(plan)),
         format!("disk        {} and {} files: {}", plan.limits.disk, plan.limits.files, plan.disk.text()),
         format!("priority    {}", priority(plan)),
@@ -257,7 +263,7 @@ fn apart(plan: &Plan) -> String {
         (Apart::InSpace, _) => "apart in space: any number at once".into(),
         (Apart::InTime, None) => "apart in time: one at a time, a second is refused (see --wait)".into(),
         (Apart::InTime, Some(wait)) => {
-            format!("apart in time: one at a time, a second waits {}", crate::policy::Time(wait))
+            format!("apart in time: one at a time, a second waits {}", crate::types::units::Time(wait))
         }
         (Apart::Neither, _) => "neither in space nor in time: each can do anything to another".into(),
     }

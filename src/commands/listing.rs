@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::fs::trusted::Found;
 use crate::policy::agents::spec::AgentSpec;
 use crate::policy::agents::way::{Hand, Way};
-use crate::policy::library::{Found, Library};
+use crate::policy::library::Library;
 use crate::types::class::Class;
 use crate::types::error::Result;
 use crate::types::paths::HomePath;

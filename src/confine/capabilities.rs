@@ -4,7 +4,7 @@
 
 use nix::errno::Errno;
 
-use crate::host::capability;
+use crate::host::facts::capability;
 use crate::sys::capabilities;
 
 /// Empties the bounding set, where this process may. Comes before the UID is given up, and with it CAP_SETPCAP.

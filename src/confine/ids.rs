@@ -7,20 +7,12 @@ use std::io::Write;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
-use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{Pid, Uid, getegid, geteuid, getgroups, setgroups, setresgid, setresuid};
 
 use crate::host::groups::Group;
 use crate::sys;
+use crate::sys::ids::Ids;
 use crate::sys::process::{Fork, fork_into};
-
-/// A UID and the GID of the same rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ids {
-    /// The UID.
-    pub uid: Uid,
-    /// The GID.
-    pub gid: Gid,
-}
 
 /// Maps the caller's UID and GID to themselves in the user namespace that this process has just entered. To
 /// themselves and not to 0: no capability then survives exec(2).
@@ -109,22 +101,5 @@ pub fn become_killer(ids: Ids, spare: Uid) -> Result<(), Errno> {
     setresgid(ids.gid, ids.gid, ids.gid)?;
     setresuid(spare, ids.uid, spare)?;
     sys::capabilities::clear()?;
-    prctl::set_dumpable(false)
-}
-
-/// Becomes the run's UID for good, without a supplementary group and without a capability.
-///
-/// # Errors
-/// The errno of the call that failed; afterwards the process must not go on.
-pub fn become_run(ids: Ids) -> Result<(), Errno> {
-    // Groups first: afterwards the right to change them is gone (setresuid(2)).
-    setgroups(&[])?;
-    setresgid(ids.gid, ids.gid, ids.gid)?;
-    setresuid(ids.uid, ids.uid, ids.uid)?;
-    // Under SECBIT_NO_SETUID_FIXUP, which the launcher's caller may hand on, they outlive the change of UID: kill(-1) of
-    // a process with CAP_KILL ends the host.
-    sys::capabilities::clear()?;
-    // The change made it what fs.suid_dumpable says, and init keeps this UID beside the agent: an init that the agent
-    // may trace would be the agent's (ptrace(2), access mode checks).
     prctl::set_dumpable(false)
 }

@@ -36,7 +36,7 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::sys::prctl;
 
-use super::Failure;
+use crate::confine::failure::Failure;
 use crate::host::Step;
 use crate::plan::OOM_SCORE_ADJ;
 use crate::sys::inherited;

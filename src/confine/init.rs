@@ -18,7 +18,8 @@ use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid, setpgid, tcsetpgrp};
 
-use super::{Confined, refuse};
+use super::Confined;
+use crate::confine::command::refuse;
 use crate::sys::channel::Channel;
 use crate::sys::process::{Fork, exit_now, fork_into};
 

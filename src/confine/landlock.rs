@@ -10,8 +10,8 @@ use landlock::{
 };
 use nix::errno::Errno;
 
-use super::Places;
 use crate::plan::rules::{Access, FileRule, Landlock, Place};
+use crate::types::layout::Places;
 
 /// Enters the domain. Comes after every mount: inside a domain for files each mount is EPERM, whoever asks.
 ///

@@ -14,20 +14,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, mknod};
 use nix::unistd::{chdir, chown, mkdir, pivot_root, symlinkat};
 
-use super::Failure;
-use super::ids::Ids;
-use crate::host::{Kind, Shown, Step};
+use crate::confine::failure::Failure;
+use crate::fs::walk::CheckedDirectory;
+use crate::host::Step;
+use crate::host::facts::{Kind, Shown};
 use crate::plan::Root;
-use crate::plan::rules::DEVICES;
 use crate::sys;
+use crate::sys::ids::Ids;
+use crate::types::layout::{CellFile, DEVICES, HOME, SETTINGS, WORK};
 use crate::types::paths::WorkName;
-
-/// HOME of every agent that has a private root.
-pub const HOME: &str = "/home/agent";
-/// Its working directory.
-pub const WORK: &str = "/work";
-/// Its settings.
-pub const SETTINGS: &str = "/etc/oubliette";
 
 /// Places on the tmpfs that the agent may write to, and the directory of the tmpfs behind each.
 const WRITABLE: [(&str, &str); 4] = [(HOME, "home"), ("/tmp", "tmp"), (WORK, "work"), ("/dev/shm", "shm")];
@@ -40,28 +35,6 @@ const NOTHING: &str = "etc/oubliette/nothing";
 
 /// What fails where a name of the workspace cannot be hidden.
 pub const HIDE: &str = "hide";
-
-/// A file that the launcher puts into a cell. Never the credential: these bytes are copied by fork.
-#[derive(Debug, Clone)]
-pub struct CellFile {
-    /// Where, as the agent sees it.
-    pub path: PathBuf,
-    /// Its content.
-    pub bytes: Vec<u8>,
-    /// Its mode.
-    pub mode: u32,
-    /// It belongs to the agent; else to the launcher.
-    pub to_agent: bool,
-}
-
-/// A directory that was checked, known again by its device and inode: its name may by now stand for another.
-#[derive(Debug)]
-pub struct CheckedDirectory {
-    /// Its name.
-    pub path: PathBuf,
-    /// The checked directory itself.
-    pub fd: OwnedFd,
-}
 
 /// What the root is made of.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use nix::pty::openpty;
 use nix::sys::termios::tcgetattr;
 use nix::unistd::setsid;
 
-use super::{CREDENTIAL_FD, Failure};
+use crate::confine::failure::Failure;
 use crate::sys;
 
 /// A pseudo-terminal: the launcher holds the master, the agent's session the slave.
@@ -91,3 +91,6 @@ pub fn attach(
 fn number(fd: RawFd) -> u32 {
     u32::try_from(fd).unwrap_or(u32::MAX)
 }
+
+/// The number under which an agent finds the pipe with its credential.
+pub const CREDENTIAL_FD: i32 = 3;

@@ -7,18 +7,18 @@ use serde::Serialize;
 
 use super::encounter::{Stage, Stopped};
 use super::judge::{Harm, Judged, Row, judge};
-use super::{Diagnosis, LevelReport};
 use crate::attack::{LISTED, Verdict};
 use crate::cell::state::State;
+use crate::doctor::diagnosis::{Diagnosis, LevelReport};
 use crate::doctor::expect::{Around, Expected, Scene};
 use crate::plan::{self, Apart, Plan, Refusal, egress};
-use crate::policy::NetworkMode;
 use crate::request::{From, Request};
 use crate::run::job::Job;
-use crate::run::supervise::Signals;
+use crate::sys::signals::Signals;
 use crate::types::error::{Error, Result};
 use crate::types::exit::Exit;
 use crate::types::hosts::HostRule;
+use crate::types::network::NetworkMode;
 
 pub use super::upstream::Upstream;
 

@@ -25,8 +25,8 @@ use crate::attack::{ATTACKS, Damage, Target};
 use crate::cell::state::State;
 use crate::cell::sweep;
 use crate::doctor::expect::Scene;
-use crate::run::supervise::Signals;
 use crate::sys;
+use crate::sys::signals::Signals;
 use crate::types::error::{Error, Result};
 
 /// What came of it.

@@ -40,19 +40,3 @@ pub fn collect() -> Value {
         "interfaces": places::interfaces(),
     })
 }
-
-/// The line of /proc/self/status that begins with `name`.
-fn status(name: &str) -> Option<String> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
-}
-
-/// `"ok"` or the name of the errno.
-fn word<T>(tried: std::io::Result<T>) -> String {
-    match tried {
-        Ok(_) => "ok".into(),
-        Err(error) => {
-            error.raw_os_error().map_or(error.to_string(), |n| format!("{:?}", nix::errno::Errno::from_raw(n)))
-        }
-    }
-}

@@ -22,12 +22,11 @@ use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 use crate::fs::walk::{Bounds, Entry, Kind, Leave, Passed, Step, TreeError, Walk, errno, open_file, printable};
 use blob::{Blob, Body, fill};
 use text::{LINE, range};
+
 pub use text::{base85, quoted};
 
 /// Files up to this size are compared line by line in memory; a larger one is streamed as a binary literal.
 const TEXT_BYTES: u64 = 4 << 20;
-/// A file of more lines than this is a binary literal too: the line tables would outgrow the text.
-const TEXT_LINES: usize = 200_000;
 /// The time for the line comparison of one file, and of all files of a patch. Myers' algorithm is quadratic on a file
 /// made for it; past the deadline the rest of a file is one removal and one addition, which is still correct.
 const FILE_TIME: Duration = Duration::from_secs(1);

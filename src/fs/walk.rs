@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::vec::IntoIter;
 
 use nix::dir::{Dir, Type};
@@ -442,6 +442,15 @@ impl<'a> Walk<'a> {
     fn exceeded(&self, bound: &'static str, limit: u64) -> TreeError {
         TreeError::Bound { path: printable(self.path()), bound, limit }
     }
+}
+
+/// A directory that was checked, known again by its device and inode: its name may by now stand for another.
+#[derive(Debug)]
+pub struct CheckedDirectory {
+    /// Its name.
+    pub path: PathBuf,
+    /// The checked directory itself.
+    pub fd: OwnedFd,
 }
 
 #[cfg(test)]

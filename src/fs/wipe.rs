@@ -14,6 +14,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use nix::unistd::{UnlinkatFlags, fdatasync, unlinkat};
+use serde::Serialize;
 
 use crate::fs::walk::{FileId, Kind, Mount, entries, is_dots, kind_of, open_dir, printable, status, status_of};
 use crate::sys::inode::clear_fixed;
@@ -461,5 +462,20 @@ fn ours(dir: BorrowedFd<'_>, name: &OsStr, written: Option<FileId>) -> nix::Resu
         Some(id) if id != found.id => Err(Errno::ESTALE),
         None if found.links > 1 => Err(Errno::EMLINK),
         _ => Ok(found),
+    }
+}
+
+/// Something that could not be removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Leftover {
+    /// Its name, escaped.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+impl From<Left> for Leftover {
+    fn from(left: Left) -> Leftover {
+        Leftover { name: left.name, why: left.why }
     }
 }

@@ -13,7 +13,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde::Serialize;
 
-use super::Lack;
+use crate::host::facts::Lack;
 
 /// Its name.
 pub const NAME: &str = "oubliette-broker";

@@ -3,7 +3,8 @@
 
 use nix::errno::Errno;
 
-use super::{Fact, Host, Maker, user_namespaces};
+use crate::host::facts::{Fact, Maker, USERNS_REMEDY, user_namespaces};
+use crate::host::found::Host;
 
 impl Host {
     /// Takes back a fact that an attempt has shown to be wrong. Gives whether anything changed: an attempt that fails
@@ -161,8 +162,6 @@ fn learn_namespaces(host: &mut Host, said: String, remedy: &str) -> bool {
     host.namespaces = next;
     true
 }
-
-pub(super) const USERNS_REMEDY: &str = "run as root with CAP_SYS_ADMIN, or allow user namespaces: sysctl user.max_user_namespaces=10000, kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 where they exist";
 
 /// From Linux 5.12 on a map that has UID 0 needs the capability, since a file with capabilities written inside would hold
 /// outside (user_namespaces(7)).

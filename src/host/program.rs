@@ -51,9 +51,9 @@ impl Program {
     }
 
     /// Whether something that it shows is a file or a directory.
-    pub fn kind(&self, shown: &Path) -> crate::host::Kind {
+    pub fn kind(&self, shown: &Path) -> crate::host::facts::Kind {
         let file = self.executed.iter().any(|executed| executed == shown);
-        if file { crate::host::Kind::File } else { crate::host::Kind::Directory }
+        if file { crate::host::facts::Kind::File } else { crate::host::facts::Kind::Directory }
     }
 
     /// Its name, from which `--agent` is guessed.

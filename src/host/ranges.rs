@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::host::{Fact, Lack};
-use crate::policy::library::{absent, read_trusted_bytes};
-use crate::request::UidRange;
+use crate::fs::trusted::{absent, read_trusted_bytes};
+use crate::host::facts::{Fact, Lack};
+use crate::types::values::UidRange;
 
 /// Under whose name the two files give a range to runs, as useradd(8) does for accounts: subuid(5). No such account need
 /// be there; where it is, its number will do.
@@ -210,6 +210,13 @@ fn printed(name: &[u8]) -> String {
     name.escape_ascii().to_string()
 }
 
+/// UIDs for runs where nothing else is said: above what systemd gives to containers and useradd(8) to accounts for
+/// theirs, below what systemd leaves to nobody (its UIDS-GIDS), so that no account of the host has one.
+pub const UIDS: UidRange = UidRange { first: 1_900_000_000, last: 1_900_065_535 };
+
+/// The same in a user namespace of 65,536 UIDs: between systemd's accounts for humans and for services.
+pub const FEW_UIDS: UidRange = UidRange { first: 60_578, last: 61_183 };
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,7 +304,7 @@ mod tests {
     /// get theirs from 524,288 to 1,879,048,191.
     #[test]
     fn nobody_gets_a_default_range_by_chance() {
-        use crate::plan::layers::{FEW_UIDS, UIDS};
+        use crate::host::ranges::{FEW_UIDS, UIDS};
         for lent in [UIDS, FEW_UIDS] {
             assert!(!overlap(lent, range(100_000, 600_100_000)), "{lent}");
             assert!(!overlap(lent, range(524_288, 1_879_048_191)), "{lent}");

@@ -1,13 +1,13 @@
 //! What is between cells that the same launcher starts: in space, in time or nothing.
 #![forbid(unsafe_code)]
 
-use super::Apart;
 use crate::host::Host;
+use crate::plan::on::Apart;
 use crate::request::{Request, Workspace};
 use crate::types::layer::Layer;
 
 /// What keeps this run's cell from those beside it, whether the policy asks for that or not.
-pub fn apart(request: &Request, host: &Host, on: &super::layers::On) -> Apart {
+pub fn apart(request: &Request, host: &Host, on: &crate::plan::on::On) -> Apart {
     match in_space(request, host, |layer| on.has(layer)) {
         Some(_) => Apart::InSpace,
         None if on.has(Layer::Alone) => Apart::InTime,

@@ -10,18 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use super::egress::{self, Egress};
 use super::hold;
-use super::layers::On;
 use super::rules::{self, Filter, Landlock};
-use crate::confine;
+use crate::host::Host;
+use crate::host::facts::Lack;
 use crate::host::image::Image;
-use crate::host::{Host, Lack};
+use crate::plan::on::On;
+use crate::policy::Policy;
 use crate::policy::agents::spec::AgentSpec;
-use crate::policy::agents::way::{HeaderName, Way};
-use crate::policy::{Hold, NetworkMode, Policy};
+use crate::policy::agents::way::Way;
+use crate::request::Request;
 use crate::request::injection::Injection;
-use crate::request::{Request, UidRange, Upstream};
 use crate::types::hosts::HostRule;
 use crate::types::layer::Layer;
+use crate::types::network::{HeaderName, Hold, NetworkMode};
+use crate::types::values::{UidRange, Upstream};
 
 /// Where the broker listens, on 127.0.0.1 of a cell that has a network of its own. There the port is free; it is below
 /// those that the kernel gives out, and none that a server of the agent's would have.
@@ -143,7 +145,7 @@ pub fn of(
         injected,
         url: match hold {
             Hold::Namespace => format!("http://127.0.0.1:{PORT}"),
-            Hold::Port | Hold::Nothing => format!("http://127.0.0.1:{}", confine::PORT),
+            Hold::Port | Hold::Nothing => format!("http://127.0.0.1:{}", crate::types::layout::PORT),
         },
         hold,
         connections: policy.network.connections.get(),

@@ -4,12 +4,14 @@
 
 use serde::Serialize;
 
-use super::layers::On;
-use super::{Identity, Limits};
-use crate::host::{Cgroups, Host};
-use crate::policy::{NetworkMode, Policy};
+use super::Limits;
+use crate::host::Host;
+use crate::host::facts::Cgroups;
+use crate::plan::on::{Identity, On};
+use crate::policy::Policy;
 use crate::request::Workspace;
 use crate::types::layer::Layer;
+use crate::types::network::NetworkMode;
 
 /// Something that a cell shares with its neighbours, and can use up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Bytes, Policy};
+use crate::policy::Policy;
 use crate::request::{From, Request};
 use crate::types::hosts::{HostName, HostRule};
+use crate::types::units::Bytes;
 
 /// The list and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

@@ -9,18 +9,14 @@ use std::path::Path;
 use serde::Serializer;
 
 use super::broker::Broker;
-use super::layers::On;
-use super::{Shim, Text};
 use crate::host::Host;
+use crate::plan::on::On;
+use crate::plan::text::{Shim, Text};
 use crate::policy::agents::rendered::Rendered;
 use crate::policy::agents::spec::{AgentSpec, matches};
 use crate::request::Request;
 use crate::types::error::{Error, Result};
 use crate::types::layer::Layer;
-
-/// Taken over from the launcher's environment, where set: how text looks and sounds, never where it comes from.
-pub const INHERITED: [&str; 9] =
-    ["COLORTERM", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "NO_COLOR", "TERM", "TZ"];
 
 /// The search path of every cell, after the directories of the agent's own interpreters.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

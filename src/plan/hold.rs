@@ -1,8 +1,8 @@
 //! What holds an agent to its broker where the broker cannot listen in a network of the cell's own, and what stays open.
 #![forbid(unsafe_code)]
 
-use crate::policy::Hold;
 use crate::types::layer::Layer;
+use crate::types::network::Hold;
 
 /// What these layers come to.
 pub fn of(on: impl Fn(Layer) -> bool) -> Hold {

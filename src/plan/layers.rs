@@ -2,32 +2,18 @@
 #![forbid(unsafe_code)]
 
 use super::apart::{in_space, landlock_leaves};
-use super::{Namespaces, Planned, broker, hold, rules};
+use super::{broker, hold, rules};
+use crate::host::facts::{Cgroups, Fact, Lack, Maker, capability};
 use crate::host::groups::{self, Group};
 use crate::host::ranges::OWNER;
-use crate::host::{Cgroups, Counts, Fact, Host, Lack, Maker, capability};
+use crate::host::{Counts, Host};
+use crate::plan::on::{covers, default_range};
+use crate::policy::Policy;
 use crate::policy::agents::spec::{AgentSpec, Check, Settings};
-use crate::policy::{Hold, NetworkMode, Policy};
-use crate::request::args::Require;
-use crate::request::{Request, UidRange, Workspace};
-use crate::types::layer::{Decision, Layer, Want};
-
-/// UIDs for runs where nothing else is said: above what systemd gives to containers and useradd(8) to accounts for
-/// theirs, below what systemd leaves to nobody (its UIDS-GIDS), so that no account of the host has one.
-pub const UIDS: UidRange = UidRange { first: 1_900_000_000, last: 1_900_065_535 };
-
-/// The same in a user namespace of 65,536 UIDs: between systemd's accounts for humans and for services.
-pub const FEW_UIDS: UidRange = UidRange { first: 60_578, last: 61_183 };
-
-/// The layers in force, and what else follows from them.
-#[derive(Debug, Clone)]
-pub struct On {
-    layers: Vec<Layer>,
-    /// The namespaces are made through a user namespace.
-    pub via_user_namespace: bool,
-    /// UIDs for runs by default.
-    pub uid_range: UidRange,
-}
+use crate::request::{Request, Workspace};
+use crate::types::layer::{Decision, Layer, Planned, Require, Want};
+use crate::types::network::{Hold, NetworkMode};
+use crate::types::values::UidRange;
 
 /// All that a plan is made of.
 #[derive(Clone, Copy)]
@@ -388,17 +374,6 @@ fn somebody_elses(host: &Host, range: UidRange) -> Option<Lack> {
     })
 }
 
-fn covers(host: &Host, range: UidRange) -> bool {
-    let covered = |&(first, count): &(u32, u32)| first <= range.first && range.last - first < count;
-    host.uid_map.iter().any(covered)
-}
-
-/// The range where the caller names none: what /etc/subuid gives, else the built-in one.
-pub fn default_range(host: &Host) -> UidRange {
-    let given = host.ranges.get().ok().and_then(|ranges| ranges.given);
-    given.unwrap_or(if covers(host, UIDS) { UIDS } else { FEW_UIDS })
-}
-
 fn landlock(host: &Host, needed: u32, what: &str) -> Can {
     match &host.landlock {
         Fact::Has(abi) if *abi >= needed => Can::Enforce(format!("{what}, ABI {abi}")),
@@ -436,30 +411,4 @@ fn cgroup(cgroups: &Cgroups, counts: Counts) -> String {
     let named = named.into_iter().chain([(counts.swap, "swap"), (counts.sockets, "socket buffers")]);
     let names: Vec<&str> = named.filter(|(counted, _)| *counted).map(|(_, name)| name).collect();
     format!("{version}: {}", names.join(", "))
-}
-
-impl On {
-    /// The layers that were decided to be enforced.
-    pub fn new(decided: &[Planned], host: &Host) -> On {
-        let layers = decided.iter().filter(|planned| planned.decision.enforced()).map(|planned| planned.layer);
-        On {
-            layers: layers.collect(),
-            via_user_namespace: host.namespaces.get() == Ok(&Maker::UserNamespace),
-            uid_range: default_range(host),
-        }
-    }
-
-    /// Whether a layer is in force.
-    pub fn has(&self, layer: Layer) -> bool {
-        self.layers.contains(&layer)
-    }
-
-    /// The namespaces that these layers need.
-    pub fn namespaces(&self) -> Namespaces {
-        let [pid, mount, ipc, uts, net] =
-            [Layer::Pid, Layer::Root, Layer::Ipc, Layer::Uts, Layer::Net].map(|layer| self.has(layer));
-        let any = pid || mount || ipc || uts || net;
-        // Control groups are shown in /proc, and only a cell with a root of its own has one of its own.
-        Namespaces { user: any && self.via_user_namespace, pid, mount, ipc, uts, net, cgroup: mount }
-    }
 }

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::apart;
-use super::layers::On;
-use crate::host::{Host, Kind};
-use crate::policy::{NetworkMode, Policy};
+use crate::host::Host;
+use crate::host::facts::Kind;
+use crate::plan::on::On;
+use crate::policy::Policy;
 use crate::request::Request;
 use crate::types::layer::Layer;
+use crate::types::layout::DEVICES;
+use crate::types::network::NetworkMode;
 
 /// A Landlock domain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -115,9 +118,6 @@ pub enum Modes {
     /// has no right for it.
     Asked,
 }
-
-/// Devices that every program may need. Their nodes are the host's, so nothing else of /dev is shown.
-pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Files of /proc that belong to no process. Without a PID namespace /proc as a whole would show every process.
 const PROC_FILES: [&str; 9] = [

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::policy::NetworkMode;
-use crate::types::layer::Layer;
+use crate::types::layer::{Require, parse_require};
+use crate::types::network::NetworkMode;
 
 /// Run a coding agent for one user in a cell of its own, and leave nothing of it behind
 ///
@@ -194,38 +194,6 @@ pub struct RunArgs {
     /// The agent and its arguments
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
-}
-
-/// A value of `--require`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Require {
-    /// Every layer that the policy does not switch off.
-    All,
-    /// This layer.
-    #[serde(untagged)]
-    Layer(Layer),
-}
-
-impl Require {
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Require::All => "all",
-            Require::Layer(layer) => layer.name(),
-        }
-    }
-}
-
-/// `all` or the name of a layer.
-///
-/// # Errors
-/// A sentence that names the known layers.
-pub fn parse_require(text: &str) -> Result<Require, String> {
-    if text == "all" {
-        return Ok(Require::All);
-    }
-    text.parse().map(Require::Layer)
 }
 
 /// Arguments of `explain`.

@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::policy::agents::way::HeaderName;
 use crate::types::hosts::HostRule;
+use crate::types::network::HeaderName;
 
 /// What an HTTP library needs for itself: a token in one of these would change where a request ends, and not who sent it.
 const FRAMING: [&str; 16] = [

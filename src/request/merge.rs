@@ -8,9 +8,9 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::NetworkMode;
-use crate::policy::library::{self, ETC};
 use crate::types::error::{Error, Result};
+use crate::types::layout::ETC;
+use crate::types::network::NetworkMode;
 
 /// A value and where it came from, for `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -85,10 +85,10 @@ impl Config {
     /// A file that others can write, or with keys that do not exist.
     pub fn read() -> Result<Config> {
         let path = Path::new(ETC).join("config.toml");
-        if library::absent(&path) {
+        if crate::fs::trusted::absent(&path) {
             return Ok(Config::default());
         }
-        library::load(&path).map(|found| found.value)
+        crate::fs::trusted::load(&path).map(|found| found.value)
     }
 
     /// The directory of policies.

@@ -25,10 +25,12 @@ use crate::cell::uids::Lease;
 use crate::cell::workspace::{self, Filling, Kept, Outputs, bounds};
 use crate::cell::{Cell, Record};
 use crate::confine::cgroup::Cgroup;
-use crate::confine::ids::{Ids, fork_mappable, map_child};
+use crate::confine::command::Command;
+use crate::confine::failure::Failure;
+use crate::confine::ids::{fork_mappable, map_child};
 use crate::confine::inherited::{OomOrder, Raised};
-use crate::confine::mounts::{CellFile, Tree};
-use crate::confine::{Command, Confinement, Failure, MAP, Places, clone_flags, has_init, seccomp};
+use crate::confine::mounts::Tree;
+use crate::confine::{Confinement, MAP, clone_flags, has_init, seccomp};
 use crate::fs::walk::{Bounds, Passed};
 use crate::fs::wipe::Wiped;
 use crate::host::Step;
@@ -41,11 +43,14 @@ use crate::run::report::{Skips, Timings, Usage};
 use crate::run::supervise::modes::Modes;
 use crate::run::supervise::relay::Relay;
 use crate::run::supervise::terminal::Terminal;
-use crate::run::supervise::{Ended, Outcome, Signals, Watch};
+use crate::run::supervise::{Ended, Outcome, Watch};
 use crate::secret::Secret;
 use crate::sys::channel::Channel;
+use crate::sys::ids::Ids;
 use crate::sys::process::{Fork, fork_into};
+use crate::sys::signals::Signals;
 use crate::types::error::{Error, Result};
+use crate::types::layout::{CellFile, Places};
 
 /// Everything that is the same for every attempt at a launch.
 pub(super) struct Run<'a> {

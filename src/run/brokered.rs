@@ -7,17 +7,17 @@ use std::sync::Arc;
 use super::attempt::Run;
 use crate::broker::authority::Authority;
 use crate::broker::{Broker, Held, Injected, Setup, Traffic, trust};
-use crate::confine::Places;
-use crate::confine::ids::Ids;
 use crate::plan::Plan;
-use crate::policy::Hold;
 use crate::request::injection::Injection;
 use crate::run::job::Job;
 use crate::run::supervise::{Ended, Outcome};
 use crate::secret::{Secret, SecretSource};
 use crate::sys;
+use crate::sys::ids::Ids;
 use crate::types::error::{Error, Result};
 use crate::types::hosts::HostName;
+use crate::types::layout::Places;
+use crate::types::network::Hold;
 
 /// What the caller hands to the broker beside the credential.
 #[derive(Default)]

@@ -8,12 +8,14 @@ use nix::errno::Errno;
 
 use super::attempt::Finished;
 use crate::broker::Traffic;
+use crate::confine::ENTER;
+use crate::confine::failure::Failure;
 use crate::confine::mounts::HIDE;
-use crate::confine::{ENTER, Failure};
+use crate::fs::wipe::Leftover;
 use crate::plan::Plan;
 use crate::run::job::Job;
 use crate::run::progress::say;
-use crate::run::report::{Leftover, Report, Usage, VERSION};
+use crate::run::report::{Report, Usage, VERSION};
 use crate::run::supervise::{Ended, KILLED, Outcome};
 use crate::types::error::{Error, Result};
 use crate::types::exit::Exit;
@@ -139,8 +141,11 @@ fn explain_end(ended: &Ended, plan: &Plan) -> Option<Error> {
     match ended {
         Ended::Exited(_) | Ended::Signaled(_) | Ended::NotConfined(_) | Ended::Refused(_) => None,
         Ended::Deadline => Some(
-            Error::new(format!("let {program} go on"), format!("its {} are over", crate::policy::Time(plan.timeout)))
-                .hint("give it more with --timeout"),
+            Error::new(
+                format!("let {program} go on"),
+                format!("its {} are over", crate::types::units::Time(plan.timeout)),
+            )
+            .hint("give it more with --timeout"),
         ),
         Ended::NotExecuted(why) => {
             let hint = if why == Errno::EAGAIN.desc() {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::attempt::Run;
 use crate::cell::Cell;
 use crate::cell::disk_use::{self, DiskUse, Most, Stopped};
-use crate::confine::Failure;
+use crate::confine::failure::Failure;
 use crate::plan::Plan;
 use crate::plan::counts::DiskBy;
 use crate::run::supervise::{Counter, Ended, Outcome, Watch};

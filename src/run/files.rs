@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::broker::authority::Authority;
-use crate::confine::ids::Ids;
-use crate::confine::mounts::CellFile;
-use crate::confine::{CREDENTIAL_FD, Places, expand, expand_as};
+use crate::confine::session::CREDENTIAL_FD;
 use crate::plan::{Credential, Plan, Shim};
-use crate::policy::NetworkMode;
 use crate::policy::agents::rendered::{FilePlace, SERVERS, SettingsFile, quoted};
 use crate::run::job::Job;
+use crate::sys::ids::Ids;
+use crate::types::layout::{CellFile, Places, expand, expand_as};
+use crate::types::network::NetworkMode;
 
 /// All of them, in the places of this cell.
 pub fn of_cell(

@@ -7,19 +7,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::broker::trust;
+use crate::fs::trusted::Found;
 use crate::host::Host;
 use crate::host::program::Program;
 use crate::plan::{self, Plan, Refusal, egress, environ, layers};
+use crate::policy::Policy;
 use crate::policy::agents::endpoint::Endpoint;
 use crate::policy::agents::mcp::Servers;
 use crate::policy::agents::spec::{AgentSpec, Settings};
 use crate::policy::agents::way::Hand;
-use crate::policy::library::{self, Found, Library};
-use crate::policy::{NetworkMode, Policy};
+use crate::policy::library::Library;
 use crate::request::{From, Level, Request, Setting};
 use crate::secret::SecretSource;
 use crate::types::error::{Error, Result};
 use crate::types::hosts::HostRule;
+use crate::types::network::NetworkMode;
 
 /// All that a plan is made of.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Job {
         let library = Library::new(request.policy_dir.as_deref());
         let level = match &request.level {
             Level::Named(name) => library.level(name)?,
-            Level::File(path) => library::load(path)?,
+            Level::File(path) => crate::fs::trusted::load(path)?,
         };
         let mut agent = match &request.agent {
             Some(name) => library.agent(name)?,
@@ -164,7 +166,7 @@ fn settle(request: &mut Request, policy: &Policy, agent: &str, host: &Host) {
         (request.uid_range, layers::lends(request), host.uids.get(), host.ranges.get())
     {
         let from = if ranges.given.is_some() { From::Subuid } else { From::Default };
-        let value = layers::default_range(host).to_string();
+        let value = crate::plan::on::default_range(host).to_string();
         request.sources.push(Setting { name: "uid-range", value, from });
     }
 }

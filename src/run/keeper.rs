@@ -24,8 +24,9 @@ use crate::cell::Cell;
 use crate::cell::alone::end_marked;
 use crate::cell::sweep::end_inside;
 use crate::cell::uids::{self, Lease};
+use crate::confine::failure::Failure;
 use crate::confine::ids::{fork_mappable, map_child};
-use crate::confine::{Confinement, Failure, cgroup, init};
+use crate::confine::{Confinement, init};
 use crate::fs::wipe::{Left, Wiped};
 use crate::host::Step;
 use crate::run::supervise::end_orphans;
@@ -197,7 +198,7 @@ impl Charge<'_> {
 
     /// The launcher is dead.
     fn finish(self) -> ! {
-        let kept = self.cgroups.iter().filter(|group| !cgroup::remove(group)).count();
+        let kept = self.cgroups.iter().filter(|group| !crate::sys::cgroup::remove(group)).count();
         // Given back by the launcher before it died, it may be another run's by now.
         let lease = self.lease.filter(Lease::held);
         let dead = end_all(&self.cell, lease.as_ref(), self.alone, self.ward.adopts);

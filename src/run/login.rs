@@ -47,7 +47,7 @@ pub fn read(path: &Path, login: &Login, now: SystemTime) -> Result<(Secret, Told
         },
     };
     if let Some(ago) = expires.and_then(|end| now.duration_since(end).ok()) {
-        let ago = crate::policy::Time(Duration::from_secs(ago.as_secs()));
+        let ago = crate::types::units::Time(Duration::from_secs(ago.as_secs()));
         return Err(Error::new(use_it(), format!("its token ended {ago} ago"))
             .hint("start the agent once outside of a cell: it renews the token. A cell never gets what renews it"));
     }

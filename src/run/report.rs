@@ -6,10 +6,11 @@ use serde::Serialize;
 use crate::broker::Traffic;
 use crate::cell::disk_use::DiskUse;
 use crate::fs::walk::{Passed, Skipped};
-use crate::fs::wipe::Left;
+use crate::fs::wipe::Leftover;
 use crate::plan::counts::Uncounted;
-use crate::plan::{Denied, Planned};
+use crate::plan::twins::Denied;
 use crate::run::supervise::Ended;
+use crate::types::layer::Planned;
 
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -111,21 +112,6 @@ pub struct Usage {
     pub peak_process: u64,
     /// The whole cell where a cgroup counted it, in bytes.
     pub peak_cell: Option<u64>,
-}
-
-/// Something that could not be removed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Leftover {
-    /// Its name, escaped.
-    pub name: String,
-    /// Why.
-    pub why: String,
-}
-
-impl From<Left> for Leftover {
-    fn from(left: Left) -> Leftover {
-        Leftover { name: left.name, why: left.why }
-    }
 }
 
 /// Something that was passed over.

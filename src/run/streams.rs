@@ -12,8 +12,7 @@ use nix::unistd::pipe2;
 
 use super::attempt::Run;
 use super::brokered::Words;
-use crate::confine::session::{Stdio, Stream};
-use crate::confine::{CREDENTIAL_FD, Places, expand};
+use crate::confine::session::{CREDENTIAL_FD, Stdio, Stream};
 use crate::plan::{Credential, Plan, Text};
 use crate::policy::agents::login::ACCOUNT;
 use crate::policy::agents::way::{Hand, Way};
@@ -21,6 +20,7 @@ use crate::request::Export;
 use crate::run::supervise::relay::{Check, Relay};
 use crate::secret::{Secret, SecretSource};
 use crate::types::error::{Error, Result};
+use crate::types::layout::{Places, expand};
 
 impl Run<'_> {
     /// The agent's standard streams, and the pipes that are looked at on their way.

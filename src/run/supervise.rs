@@ -20,18 +20,19 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::broker::Broker;
-use crate::confine::Failure;
+use crate::confine::failure::Failure;
 use crate::fs::walk::Passed;
 use crate::run::keeper::Keeper;
 use crate::sys::channel::Channel;
 use crate::sys::proc::Stat;
 use crate::sys::signals::ENDING;
-pub use crate::sys::signals::Signals;
-pub use counter::Counter;
-pub use ended::Ended;
 use modes::Modes;
 use relay::Relay;
 use terminal::Terminal;
+
+pub use crate::sys::signals::Signals;
+pub use counter::Counter;
+pub use ended::Ended;
 
 /// A live agent.
 #[derive(Debug)]

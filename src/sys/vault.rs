@@ -6,8 +6,6 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 
-use crate::secret::MAX;
-
 /// One private mapping of [`MAX`] + 1 bytes.
 ///
 /// `MADV_DONTFORK`: the init, the agent and what becomes the broker are forks of the launcher and must not start with a
@@ -85,3 +83,6 @@ impl Drop for Vault {
         }
     }
 }
+
+/// The longest credential that is taken, in bytes: one pipe takes it whole, and no token is near it.
+pub const MAX: usize = 32 * 1024;

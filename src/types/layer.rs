@@ -158,3 +158,45 @@ impl Decision {
         matches!(self, Decision::Enforce { .. })
     }
 }
+
+/// A value of `--require`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Require {
+    /// Every layer that the policy does not switch off.
+    All,
+    /// This layer.
+    #[serde(untagged)]
+    Layer(Layer),
+}
+
+impl Require {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Require::All => "all",
+            Require::Layer(layer) => layer.name(),
+        }
+    }
+}
+
+/// `all` or the name of a layer.
+///
+/// # Errors
+/// A sentence that names the known layers.
+pub fn parse_require(text: &str) -> Result<Require, String> {
+    if text == "all" {
+        return Ok(Require::All);
+    }
+    text.parse().map(Require::Layer)
+}
+
+/// A layer and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// Which.
+    pub layer: Layer,
+    /// What.
+    #[serde(flatten)]
+    pub decision: Decision,
+}

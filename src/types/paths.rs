@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::confine::mounts::{HOME, SETTINGS, WORK};
+use crate::types::layout::{HOME, SETTINGS, WORK};
 
 /// Places of every cell that no file of the host may take. What lies inside the first ones is the cell's, too; in /tmp
 /// and /sys single things of the host's may be shown.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::resource::{Resource, getrlimit};
-use oubliette::plan::rules::DEVICES;
-use oubliette::policy::Bytes;
+use oubliette::types::layout::DEVICES;
+use oubliette::types::units::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::need;

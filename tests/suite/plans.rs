@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use oubliette::commands::explain;
+use oubliette::fs::trusted::Found;
+use oubliette::host::facts::{Cgroups, Fact, Kind, Lack, Maker, Shown};
 use oubliette::host::image::Image;
 use oubliette::host::program::Program;
 use oubliette::host::ranges::Ranges;
-use oubliette::host::{Cgroups, Counts, Fact, Host, Kind, Lack, Maker, Programs, Shown};
-use oubliette::plan::{Plan, Planned};
+use oubliette::host::{Counts, Host, Programs};
+use oubliette::plan::Plan;
 use oubliette::policy::Policy;
 use oubliette::policy::agents::mcp::Servers;
 use oubliette::policy::agents::rendered::FilePlace;
 use oubliette::policy::agents::spec::AgentSpec;
-use oubliette::policy::library::{Found, Library};
+use oubliette::policy::library::Library;
 use oubliette::request::args::{Cli, RunArgs};
 use oubliette::request::{Config, Request};
 use oubliette::run::job::Job;
 use oubliette::types::class::Class;
+use oubliette::types::layer::Planned;
 use oubliette::types::layer::{Decision, Layer};
 use serde_json::Value;
 

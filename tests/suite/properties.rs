@@ -1,15 +1,18 @@
 //! What holds for every plan: it claims no layer that the host lacks, and more facts never protect less. The facts that
 //! decide are few enough to try all of their combinations.
 
+use oubliette::host::Host;
+use oubliette::host::facts::{Cgroups, Fact, Maker, capability};
 use oubliette::host::groups::Group;
-use oubliette::host::{Cgroups, Fact, Host, Maker, capability};
 use oubliette::plan::rules::Modes;
-use oubliette::plan::{Apart, Credential, Denied, Identity, Plan};
+use oubliette::plan::twins::Denied;
+use oubliette::plan::{Apart, Credential, Identity, Plan};
+use oubliette::policy::Policy;
 use oubliette::policy::agents::spec::AgentSpec;
-use oubliette::policy::{Hold, NetworkMode, Policy};
 use oubliette::request::Request;
 use oubliette::types::class::Class;
 use oubliette::types::layer::{Layer, Want};
+use oubliette::types::network::{Hold, NetworkMode};
 
 use crate::plans::{agent, full, lacks, letter, level, planned, request};
 

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use oubliette::fs::trusted::parse;
 use oubliette::policy::Policy;
 use oubliette::policy::agents::spec::AgentSpec;
-use oubliette::policy::library::parse;
 use oubliette::types::class::Class;
 use oubliette::types::layer::Layer;
 

@@ -7,7 +7,6 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd;
 use serde_json::{Value, json};
 
-use super::status;
 use crate::sys::attack::{kernel, process as sys};
 
 /// User and group ids in all four forms (the fourth only where /proc is readable), supplementary groups.
@@ -117,4 +116,20 @@ pub(super) fn limits() -> Value {
     let finite = |value: u64| (value != libc::RLIM_INFINITY).then_some(value);
     let pair = |limit| getrlimit(limit).map(|(soft, hard)| json!([finite(soft), finite(hard)])).ok();
     all.into_iter().map(|(name, limit)| (name.to_owned(), json!(pair(limit)))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The line of /proc/self/status that begins with `name`.
+pub(crate) fn status(name: &str) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// `"ok"` or the name of the errno.
+pub(crate) fn word<T>(tried: std::io::Result<T>) -> String {
+    match tried {
+        Ok(_) => "ok".into(),
+        Err(error) => {
+            error.raw_os_error().map_or(error.to_string(), |n| format!("{:?}", nix::errno::Errno::from_raw(n)))
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Map, Value, json};
 
-use super::word;
+use crate::doctor::posture::kernel::word;
 use crate::sys::fds;
 
 fn text(name: impl AsRef<OsStr>) -> String {

@@ -8,8 +8,6 @@ use std::io::{self, Read, Seek};
 use nix::errno::Errno;
 use sha1::{Digest, Sha1};
 
-use super::TEXT_LINES;
-
 /// The content of a file, or the text of a link.
 pub(super) struct Blob {
     pub(super) mode: &'static str,
@@ -105,3 +103,6 @@ pub(super) fn fill(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usiz
     }
     Ok(filled)
 }
+
+/// A file of more lines than this is a binary literal too: the line tables would outgrow the text.
+pub(crate) const TEXT_LINES: usize = 200_000;

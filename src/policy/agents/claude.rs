@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rendered::{FilePlace, Rendered, SERVERS, SettingsFile};
-use crate::policy::{AllCommands, Commands, Policy};
+use crate::policy::level::{AllCommands, Commands, Policy};
 use crate::types::class::Class;
 use crate::types::paths::HostPath;
 

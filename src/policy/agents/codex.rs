@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rendered::{BASE_URL, FilePlace, Rendered, SERVERS, SettingsFile};
-use crate::policy::Policy;
 use crate::policy::agents::mcp::Servers;
+use crate::policy::level::Policy;
 use crate::types::class::Class;
 use crate::types::paths::{HomePath, HostPath};
 

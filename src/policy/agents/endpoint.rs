@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::way::Way;
-use crate::policy::agents::spec::AgentSpec;
 use crate::policy::names;
-use crate::request::Upstream;
+use crate::types::values::Upstream;
 
 /// One of them. What is left out is as it is for the agent's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,22 +26,4 @@ pub struct Endpoint {
     pub base_url: Option<String>,
     /// Where the requests go.
     pub upstream: Option<Upstream>,
-}
-
-impl AgentSpec {
-    /// The same agent at this endpoint.
-    pub fn at(mut self, endpoint: Endpoint) -> AgentSpec {
-        let Endpoint { way, set, setenv, base_url, upstream } = endpoint;
-        if let Some(way) = way {
-            self.credential.way = vec![way];
-        }
-        // Of another upstream nothing says that it speaks WebSocket.
-        self.environment.websocket &= upstream == self.environment.upstream;
-        // The agent's own upstream speaks the agent's own API.
-        self.environment.upstream = upstream;
-        self.environment.base_url = base_url.or(self.environment.base_url);
-        self.environment.set.extend(set);
-        self.callers = setenv;
-        self
-    }
 }

@@ -12,7 +12,7 @@ use super::claude::ByCommands;
 use super::denied::{Deny, Line, Place};
 use super::rendered::{FilePlace, Rendered, SettingsFile, quoted};
 use crate::policy::agents::mcp::Servers;
-use crate::policy::{Commands, Policy};
+use crate::policy::level::{Commands, Policy};
 use crate::types::class::Class;
 use crate::types::paths::HomePath;
 

@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::Endpoint;
 use super::way::{Hand, Way};
-use crate::policy::agents::spec::{AgentSpec, Settings};
 use crate::policy::names;
-use crate::request::Upstream;
+use crate::types::values::Upstream;
 
 /// What the file of an agent's login looks like, and what is different for an agent with one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -81,19 +79,6 @@ pub enum Expiry {
 
 /// Stands in the text around a token for the account's name.
 pub const ACCOUNT: &str = "{account}";
-
-impl AgentSpec {
-    /// The same agent with the token of its login for a credential; nothing where its file knows of none.
-    pub fn logged_in(mut self) -> Option<AgentSpec> {
-        let Login { way, set, base_url, upstream, .. } = self.login.clone()?;
-        let upstream = upstream.or_else(|| self.environment.upstream.clone());
-        self = self.at(Endpoint { way, set, setenv: Vec::new(), base_url, upstream });
-        if let Some(Settings::Gemini(template)) = &mut self.settings {
-            template.login = true;
-        }
-        Some(self)
-    }
-}
 
 impl Login {
     /// Whether the text around the token has a place for the account.

@@ -2,15 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::host::program::Program;
-use crate::host::{Host, Kind, kind};
+use crate::fs::trusted::read_trusted;
 use crate::policy::agents::claude::server_name_holds;
-use crate::policy::library::read_trusted;
 use crate::types::error::{Error, Result};
 
 /// The servers of a run.
@@ -18,13 +15,13 @@ use crate::types::error::{Error, Result};
 pub struct Servers {
     /// The file as the agent gets it.
     pub text: String,
-    servers: BTreeMap<String, Server>,
+    pub(crate) servers: BTreeMap<String, Server>,
 }
 
 #[derive(Deserialize)]
 struct McpFile {
     #[serde(rename = "mcpServers")]
-    servers: BTreeMap<String, Server>,
+    pub(crate) servers: BTreeMap<String, Server>,
 }
 
 /// Where the file is wrong, and never with what: serde_json repeats the value, which may be a token.
@@ -35,10 +32,10 @@ fn place(error: &serde_json::Error) -> String {
 
 /// Other keys are the agent's business.
 #[derive(Debug, Deserialize)]
-struct Server {
-    command: Option<String>,
+pub(crate) struct Server {
+    pub(crate) command: Option<String>,
     #[serde(default)]
-    args: Vec<String>,
+    pub(crate) args: Vec<String>,
 }
 
 impl Servers {
@@ -74,28 +71,5 @@ impl Servers {
         }
         // Nothing where there is no file; every other text was read as such a one before.
         serde_json::from_str::<Objects>(&self.text).unwrap_or_default().servers
-    }
-
-    /// Adds what the servers need to the facts of the host.
-    ///
-    /// # Errors
-    /// A program that is not found or cannot be executed.
-    pub fn find(&self, host: &mut Host, search_path: &OsStr) -> Result<()> {
-        for (name, server) in &self.servers {
-            host.servers.push(name.clone());
-            let Some(command) = &server.command else { continue };
-            let found = Program::find(OsStr::new(command), search_path).map_err(|error| {
-                // 126 and 127 speak of the agent.
-                Error::new(format!("start MCP server {name}"), error.to_string())
-                    .hint(format!("correct the `command` of {name} in the MCP file"))
-            })?;
-            host.programs.servers.push(found);
-            let files = server.args.iter().map(PathBuf::from).filter(|path| path.is_absolute());
-            // Its script, not a directory, which could be anything of the host's, nor a socket or a device.
-            host.extra.extend(
-                files.filter_map(|path| Some((path.clone(), kind(&path)?))).filter(|(_, kind)| *kind == Kind::File),
-            );
-        }
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::claude::ByCommands;
 use super::denied::{Deny, Line, Place};
 use super::rendered::{BASE_URL, FilePlace, Rendered, SERVERS, SettingsFile};
 use crate::policy::agents::mcp::Servers;
-use crate::policy::{Commands, Policy};
+use crate::policy::level::{Commands, Policy};
 use crate::types::class::Class;
 use crate::types::paths::HostPath;
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::claude::{self, ByCommands};
 use super::rendered::{FilePlace, Rendered, SettingsFile};
-use crate::policy::{Commands, Policy};
+use crate::policy::agents::qwen::settings::{TOOLS, Tool};
+use crate::policy::level::{Commands, Policy};
 use crate::types::class::Class;
 use crate::types::paths::HostPath;
 
@@ -29,100 +30,13 @@ pub struct Template {
     pub deny: BTreeMap<Class, Vec<Rule>>,
 }
 
-/// One of its tools.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String")]
-pub struct Tool(String);
-
 const SHELL: &str = "run_shell_command";
-
-/// All that it has, but the one that only hands over an answer of the form that the caller asked for.
-const TOOLS: [&str; 67] = [
-    "agent",
-    "artifact",
-    "ask_user_question",
-    "create_sub_session",
-    "cron_create",
-    "cron_delete",
-    "cron_list",
-    "display_image",
-    "edit",
-    "enter_plan_mode",
-    "enter_worktree",
-    "exec",
-    "exit_plan_mode",
-    "exit_worktree",
-    "get_goal",
-    "glob",
-    "grep_search",
-    "image_gen",
-    "list_agents",
-    "list_directory",
-    "loop_wakeup",
-    "lsp",
-    "monitor",
-    "notebook_edit",
-    "omni_caption_audio",
-    "omni_caption_image",
-    "omni_clip_audio",
-    "omni_clip_image",
-    "omni_clip_video",
-    "omni_convert_image",
-    "omni_downsample_audio",
-    "omni_downsample_image",
-    "omni_downscale_video",
-    "omni_extract_audio",
-    "omni_extract_keyframes",
-    "omni_ocr_image",
-    "omni_recall_media_memory",
-    "omni_transcribe_audio",
-    "omni_understand_video_segments",
-    "propose_goal",
-    "read_file",
-    "read_mcp_resource",
-    "record_artifact",
-    "record_source",
-    "report_findings",
-    "request_shutdown",
-    SHELL,
-    "save_memory",
-    "send_message",
-    "skill",
-    "task_create",
-    "task_list",
-    "task_stop",
-    "task_update",
-    "team_create",
-    "team_delete",
-    "team_plan_approval",
-    "todo_write",
-    "tool_call",
-    "tool_search",
-    "update_goal",
-    "web_fetch",
-    "web_search",
-    "workflow",
-    "write_file",
-    "zoom_image",
-    CALLERS_FORM,
-];
 
 /// Not denied: the caller asks for it with an argument, and it does nothing.
 const CALLERS_FORM: &str = "structured_output";
 
 /// Names that stand for several tools in a rule: those that run commands, read, and write.
 const GROUPS: [&str; 3] = ["Bash", "Read", "Edit"];
-
-impl TryFrom<String> for Tool {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Tool, String> {
-        match TOOLS.contains(&name.as_str()) {
-            true => Ok(Tool(name)),
-            false => Err(format!("`{}` is none of its tools: {}", name.escape_debug(), TOOLS.join(", "))),
-        }
-    }
-}
 
 /// One permission rule, checked for what Qwen Code takes and never matches.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

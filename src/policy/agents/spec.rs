@@ -11,10 +11,11 @@ use super::rendered::Rendered;
 use super::way::{Credential, Way};
 use super::{claude, codex, gemini, opencode, qwen};
 use crate::policy::agents::mcp::Servers;
-use crate::policy::{Policy, names};
-use crate::request::Upstream;
+use crate::policy::level::Policy;
+use crate::policy::names;
 use crate::types::class::Class;
 use crate::types::paths::{HomePath, WorkName};
+use crate::types::values::Upstream;
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -277,4 +278,35 @@ impl AgentSpec {
 /// `NAME` or `PREFIX*`.
 pub fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
+
+impl AgentSpec {
+    /// The same agent at this endpoint.
+    pub fn at(mut self, endpoint: Endpoint) -> AgentSpec {
+        let Endpoint { way, set, setenv, base_url, upstream } = endpoint;
+        if let Some(way) = way {
+            self.credential.way = vec![way];
+        }
+        // Of another upstream nothing says that it speaks WebSocket.
+        self.environment.websocket &= upstream == self.environment.upstream;
+        // The agent's own upstream speaks the agent's own API.
+        self.environment.upstream = upstream;
+        self.environment.base_url = base_url.or(self.environment.base_url);
+        self.environment.set.extend(set);
+        self.callers = setenv;
+        self
+    }
+}
+
+impl AgentSpec {
+    /// The same agent with the token of its login for a credential; nothing where its file knows of none.
+    pub fn logged_in(mut self) -> Option<AgentSpec> {
+        let Login { way, set, base_url, upstream, .. } = self.login.clone()?;
+        let upstream = upstream.or_else(|| self.environment.upstream.clone());
+        self = self.at(Endpoint { way, set, setenv: Vec::new(), base_url, upstream });
+        if let Some(Settings::Gemini(template)) = &mut self.settings {
+            template.login = true;
+        }
+        Some(self)
+    }
 }

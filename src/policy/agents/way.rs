@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::policy::names;
+use crate::types::network::HeaderName;
 use crate::types::paths::HomePath;
 
 /// Where an agent wants its credential.
@@ -136,29 +137,9 @@ impl TryFrom<WrittenCredential> for Credential {
     }
 }
 
-/// The name of a header, in small letters.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct HeaderName(http::HeaderName);
-
-impl TryFrom<String> for HeaderName {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<HeaderName, String> {
-        text.parse().map(HeaderName).map_err(|_| format!("`{}` is no name of a header", text.escape_debug()))
-    }
-}
-
 impl From<HeaderName> for String {
     fn from(name: HeaderName) -> String {
         name.0.to_string()
-    }
-}
-
-impl HeaderName {
-    /// As the HTTP library has it.
-    pub fn get(&self) -> &http::HeaderName {
-        &self.0
     }
 }
 

@@ -21,7 +21,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, setfsgid, setfsuid};
 
-use crate::confine::ids::Ids;
+use crate::sys::ids::Ids;
 use crate::sys::notify::{self, Call};
 
 /// Answers the calls of one cell.

@@ -315,7 +315,7 @@ fn stepped_round() -> Vec<PathBuf> {
 #[test]
 fn memory_runs_out_during_the_set_up() {
     let lab = Lab::new();
-    if !need::as_root() || !need::need("cgroup", oubliette::confine::cgroup::find(0, 100).get().is_ok()) {
+    if !need::as_root() || !need::need("cgroup", oubliette::host::cgroup::find(0, 100).get().is_ok()) {
         return;
     }
     let mut findings = Findings::default();

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use oubliette::host::Host;
 use oubliette::plan::{Credential, Plan};
-use oubliette::policy::NetworkMode;
 use oubliette::policy::agents::spec::AgentSpec;
 use oubliette::types::class::Class;
 use oubliette::types::layer::{Decision, Layer, Want};
+use oubliette::types::network::NetworkMode;
 
 use super::upstream::Upstream;
 use super::{Service, broker, client, everybody, report, somebody};
@@ -21,7 +21,7 @@ const ASKED: [&str; 4] = ["--network", "broker", "--credential-file", "/nowhere"
 
 /// A host with a file of authorities.
 fn able(host: Host) -> Host {
-    Host { authorities: oubliette::host::Fact::Has("/etc/ssl/cert.pem".into()), ..host }
+    Host { authorities: oubliette::host::facts::Fact::Has("/etc/ssl/cert.pem".into()), ..host }
 }
 
 fn why(host: &Host, words: &[&str], spec: &AgentSpec, net: Want) -> String {
@@ -84,14 +84,17 @@ fn where_there_can_be_no_broker_there_is_no_run() {
 /// Each tier by what makes it, and what the plan says of it.
 #[test]
 fn without_its_namespace_a_broker_has_what_the_host_gives() {
-    use oubliette::policy::Hold;
+    use oubliette::types::network::Hold;
     let (claude, policy) = (agent("claude").value, level("balanced").value);
     for host in [able(full()), able(plain())] {
         let own_uid = host.uid == 0;
         let tiers = [
             (Host { namespaces: lacks("namespace"), ..host.clone() }, Hold::Port),
             (Host { net: lacks("network"), ..host.clone() }, Hold::Port),
-            (Host { net: lacks("network"), landlock: oubliette::host::Fact::Has(3), ..host.clone() }, Hold::Nothing),
+            (
+                Host { net: lacks("network"), landlock: oubliette::host::facts::Fact::Has(3), ..host.clone() },
+                Hold::Nothing,
+            ),
             // Landlock alone has holes.
             (Host { namespaces: lacks("namespace"), seccomp: lacks("filter"), ..host.clone() }, Hold::Nothing),
             (Host { namespaces: lacks("namespace"), landlock: lacks("Landlock"), ..host.clone() }, Hold::Nothing),

@@ -1,9 +1,10 @@
 //! The file of Qwen Code's settings, in the tier of the machine's owner: above what a user or a workspace says.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Tool;
+use crate::policy::agents::qwen::{CALLERS_FORM, SHELL};
 
 /// The file, with these tools, and these rules for them.
 pub fn text(tools: &[Tool], allow: Vec<String>, deny: Vec<String>) -> String {
@@ -39,4 +40,91 @@ pub fn text(tools: &[Tool], allow: Vec<String>, deny: Vec<String>) -> String {
         "permissions": { "allow": allow, "deny": deny },
     });
     format!("{settings:#}")
+}
+
+/// One of its tools.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct Tool(pub(crate) String);
+
+/// All that it has, but the one that only hands over an answer of the form that the caller asked for.
+pub(crate) const TOOLS: [&str; 67] = [
+    "agent",
+    "artifact",
+    "ask_user_question",
+    "create_sub_session",
+    "cron_create",
+    "cron_delete",
+    "cron_list",
+    "display_image",
+    "edit",
+    "enter_plan_mode",
+    "enter_worktree",
+    "exec",
+    "exit_plan_mode",
+    "exit_worktree",
+    "get_goal",
+    "glob",
+    "grep_search",
+    "image_gen",
+    "list_agents",
+    "list_directory",
+    "loop_wakeup",
+    "lsp",
+    "monitor",
+    "notebook_edit",
+    "omni_caption_audio",
+    "omni_caption_image",
+    "omni_clip_audio",
+    "omni_clip_image",
+    "omni_clip_video",
+    "omni_convert_image",
+    "omni_downsample_audio",
+    "omni_downsample_image",
+    "omni_downscale_video",
+    "omni_extract_audio",
+    "omni_extract_keyframes",
+    "omni_ocr_image",
+    "omni_recall_media_memory",
+    "omni_transcribe_audio",
+    "omni_understand_video_segments",
+    "propose_goal",
+    "read_file",
+    "read_mcp_resource",
+    "record_artifact",
+    "record_source",
+    "report_findings",
+    "request_shutdown",
+    SHELL,
+    "save_memory",
+    "send_message",
+    "skill",
+    "task_create",
+    "task_list",
+    "task_stop",
+    "task_update",
+    "team_create",
+    "team_delete",
+    "team_plan_approval",
+    "todo_write",
+    "tool_call",
+    "tool_search",
+    "update_goal",
+    "web_fetch",
+    "web_search",
+    "workflow",
+    "write_file",
+    "zoom_image",
+    CALLERS_FORM,
+];
+
+impl TryFrom<String> for Tool {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Tool, String> {
+        match TOOLS.contains(&name.as_str()) {
+            true => Ok(Tool(name)),
+            false => Err(format!("`{}` is none of its tools: {}", name.escape_debug(), TOOLS.join(", "))),
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use clap::{CommandFactory, FromArgMatches};
-use oubliette::policy::library::parse;
+use oubliette::fs::trusted::parse;
 use oubliette::request::args::{Cli, RunArgs};
 use oubliette::request::{Config, From, Request};
 
