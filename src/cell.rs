@@ -23,7 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::state::{State, open_shut, reopen_cells};
@@ -382,9 +382,4 @@ pub fn read_record(cell: BorrowedFd<'_>) -> Option<Record> {
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-/// The GID of the same number as a UID.
-pub fn gid_of(uid: u32) -> Gid {
-    Gid::from_raw(uid)
 }

@@ -310,7 +310,7 @@ impl Confinement<'_> {
     /// the credential moves from the pipe to a file that only the agent reads. The agent itself gets that as a
     /// descriptor, unless it or a shim opens it by its name.
     fn move_credential(&mut self) -> Result<(), Failure> {
-        let Some(path) = self.places.credential(&self.plan.credential) else { return Ok(()) };
+        let Some(path) = self.places.credential(self.plan.credential.file()) else { return Ok(()) };
         let Some(pipe) = self.command.credential.take() else { return Ok(()) };
         let file = fill_from(pipe.into(), &path, &self.command.around_credential).map_err(|error| {
             Failure::plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)), "write the credential file")

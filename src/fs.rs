@@ -3,6 +3,7 @@
 
 pub mod copy;
 pub mod export;
+pub mod passed;
 pub mod patch;
 pub mod rights;
 pub mod trusted;

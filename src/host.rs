@@ -9,41 +9,25 @@ pub mod image;
 mod learn;
 pub mod program;
 pub mod ranges;
+pub mod wanted;
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use serde::Serialize;
 
 use crate::host::facts::{Cgroups, Fact, Kind, Maker, Shown, capability, kind, user_namespaces};
 use crate::host::program::Program;
-use crate::host::ranges::Ranges;
-use crate::plan::layers;
-use crate::policy::Policy;
-use crate::request::Request;
+use crate::host::ranges::{FEW_UIDS, Ranges, UIDS};
+use crate::host::wanted::Wanted;
 use crate::sys;
-use crate::types::layer::{Layer, Want};
+use crate::types::layer::Layer;
 use crate::types::layout::DEVICES;
-use crate::types::network::NetworkMode;
 use image::Image;
 
 pub use crate::host::learn::Step;
+pub use found::Counts;
 pub use found::{Host, Programs};
-
-/// What the host counts, and for whom.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Counts {
-    /// Swap of a control group.
-    pub swap: bool,
-    /// The host swaps.
-    pub swap_is_on: bool,
-    /// Buffers of a control group's sockets, by themselves (version 1).
-    pub sockets: bool,
-    /// Open files of the whole host (fs.file-max).
-    pub file_max: u64,
-}
 
 /// What OCI runtimes mask of /proc, since some of it belongs to the whole host (runtime-spec, `maskedPaths`), and what
 /// tells besides what others on the host do: their locks by process and inode, keys by UID, disks by request, wake-ups by
@@ -74,54 +58,43 @@ impl Host {
     /// tell is taken as there until [`Host::learn`] is told otherwise, by the launch itself or by a rehearsal.
     /// What only layers need that nobody wants is not looked for.
     /// Nothing is kept from one run to the next, so no answer of yesterday's weakens a run of today's.
-    pub fn probe(request: &Request, policy: &Policy) -> Host {
-        let wanted = |layer| layers::want(request, policy, layer) != Want::Off;
-        let files = wanted(Layer::Root) || wanted(Layer::LandlockFs);
+    pub fn probe(wanted: &Wanted<'_>) -> Host {
+        let files = wanted.has(Layer::Root) || wanted.has(Layer::LandlockFs);
         let off = || Fact::lacks("the policy switches it off", "change `layers` of the policy");
         let uid = nix::unistd::geteuid().as_raw();
         let capabilities = sys::process::effective_capabilities();
         let (uid_map, uids) = (uid_map(), uids(capabilities));
-        let cgroup = || crate::host::cgroup::find(uid, policy.limits.cpu_percent);
-        let cgroup = if wanted(Layer::Cgroup) { cgroup() } else { off() };
+        let cgroup = || crate::host::cgroup::find(uid, wanted.cpu_percent);
+        let cgroup = if wanted.has(Layer::Cgroup) { cgroup() } else { off() };
         Host {
             uid,
             gid: nix::unistd::getegid().as_raw(),
             groups: groups::supplementary(capabilities & capability::SETGID == 0),
             capabilities,
             namespaces: namespaces(capabilities),
-            mounts: if wanted(Layer::Root) { devices() } else { Fact::Has(()) },
+            mounts: if wanted.has(Layer::Root) { devices() } else { Fact::Has(()) },
             proc: Fact::Has(()),
             uts: Fact::Has(()),
             net: Fact::Has(()),
             landlock: landlock(),
             seccomp: seccomp(),
             modes: modes(capabilities),
-            ranges: if uids.get().is_ok() && wanted(Layer::Uid) && layers::lends(request) {
-                Ranges::read(
-                    &[&[crate::host::ranges::UIDS, crate::host::ranges::FEW_UIDS][..], request.uid_range.as_slice()]
-                        .concat(),
-                )
+            ranges: if uids.get().is_ok() && wanted.has(Layer::Uid) && wanted.lends {
+                Ranges::read(&[&[UIDS, FEW_UIDS][..], wanted.uid_range.as_slice()].concat())
             } else {
                 Fact::Has(Ranges::default())
             },
             uids,
-            authorities: authorities(request, policy),
-            broker: broker(request, policy),
+            authorities: authorities(wanted),
+            broker: broker(wanted),
             uid_map,
             counts: counts(&cgroup),
             cgroup,
             private_descriptors: sys::process::has_pidfd(),
             oom_order: Fact::Has(()),
             orphans: nix::sys::prctl::get_child_subreaper().is_ok(),
-            files: policy
-                .files
-                .programs
-                .iter()
-                .chain(&policy.files.config)
-                .filter(|_| files)
-                .filter_map(|path| shown(path.as_path()))
-                .collect(),
-            masked: if wanted(Layer::Root) { masked() } else { Vec::new() },
+            files: wanted.files.iter().filter(|_| files).filter_map(|path| shown(path)).collect(),
+            masked: if wanted.has(Layer::Root) { masked() } else { Vec::new() },
             programs: Programs::default(),
             servers: Vec::new(),
             extra: Vec::new(),
@@ -144,7 +117,7 @@ impl Host {
 
 fn counts(cgroup: &Fact<Cgroups>) -> Counts {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let (swap, sockets) = cgroup.get().map(crate::confine::cgroup::counts).unwrap_or_default();
+    let (swap, sockets) = cgroup.get().map(crate::host::cgroup::counts).unwrap_or_default();
     Counts {
         swap,
         sockets,
@@ -227,15 +200,11 @@ const AUTHORITIES: [&str; 4] = [
 ];
 
 /// A run that asks for no broker looks for no program of it.
-fn broker(request: &Request, policy: &Policy) -> Fact<Image> {
-    if !asks_for_broker(request, policy) {
+fn broker(wanted: &Wanted<'_>) -> Fact<Image> {
+    if !wanted.broker {
         return no_broker();
     }
     Image::find().map_or_else(Fact::Lacks, Fact::Has)
-}
-
-fn asks_for_broker(request: &Request, policy: &Policy) -> bool {
-    request.network.unwrap_or(policy.network.mode) == NetworkMode::Broker
 }
 
 fn no_broker<T>() -> Fact<T> {
@@ -243,12 +212,12 @@ fn no_broker<T>() -> Fact<T> {
 }
 
 /// The caller's own file, else the host's.
-fn authorities(request: &Request, policy: &Policy) -> Fact<PathBuf> {
-    if !asks_for_broker(request, policy) {
+fn authorities(wanted: &Wanted<'_>) -> Fact<PathBuf> {
+    if !wanted.broker {
         return no_broker();
     }
     let files = AUTHORITIES.iter().map(PathBuf::from).find(|path| path.is_file());
-    request.ca.clone().or(files).map_or_else(
+    wanted.ca.map(Path::to_owned).or(files).map_or_else(
         || {
             Fact::lacks(
                 "this host has no file of trusted authorities",

@@ -1,26 +1,29 @@
 //! Runs many mutually distrusting users' coding agents on one host and leaves nothing behind.
 //!
-//! The modules in the order of a run: what was asked for ([`cli`], [`request`], [`user`], [`secret`], [`login`]), what is allowed
-//! ([`policy`], [`layer`]), what is there ([`host`], [`ranges`], [`program`], [`mcp`], together
-//! a [`job`]), what will happen
-//! ([`plan`]), where ([`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`]), how it is enforced ([`confine`]), how it
-//! ends ([`supervise`], [`broker`], [`keeper`], [`wipe`], [`report`]), and [`run`] that does all of it in a line. [`sweep`] finishes what a crash
-//! left.
-
+//! # The house
+//!
+//! Each room is a module, and each room is on a floor. A file uses rooms of lower floors and its own room, and nothing
+//! else. A test reads the table below and every `use` of the source. Inside a room, the file that gives the room its name
+//! uses the other files, and not the other way round; what still goes round is listed in that test, and the list only
+//! gets shorter.
+//!
+//! | floor | room | what is there |
+//! |---|---|---|
+//! | 9 | [`commands`] | the subcommands: from parsed arguments to a status |
+//! | 8 | [`doctor`] | the proof on a host: each level, an encounter of two cells, what was expected |
+//! | 7 | [`run`] | a run: prepare, launch, follow, end every process, hand out, wipe, report |
+//! | 6 | [`broker`] | the process that holds the credential; it confines itself as a cell does |
+//! | 5 | [`confine`] | a plan put into force, one file a layer, in one order |
+//! | 4 | [`plan`], [`cell`] | the pure function from request, policy, agent and host to a plan; one run's place on disk |
+//! | 3 | [`host`], [`request`], [`policy`] | what is there; what was asked for; what is allowed, for each agent |
+//! | 2 | [`fs`], [`attack`], [`secret`] | hostile trees by descriptor; what a hostile agent tries; the credential in memory |
+//! | 1 | [`sys`], [`types`] | every raw call and every `unsafe`; the words of the field as values |
+//!
 //! # Reading it
 //!
-//! From the question to the proof, each part in the order in which it is worth reading. The first three are a run: what
-//! decides and what confines is an afternoon of that, and the third ends it and hands out what came of it. The lines are
-//! those of code, without tests, comments and blank ones; a test compares them, within a tenth.
-//!
-//! | part | modules | lines |
-//! |---|---|---:|
-//! | what is asked for, what is there, what will happen | [`cli`], [`request`], [`user`], [`secret`], [`login`], [`policy`], [`layer`], [`host`], [`ranges`], [`program`], [`mcp`], [`job`], [`plan`] | 4,600 |
-//! | how it is put into force | [`state`], [`uids`], [`alone`], [`cell`], [`workspace`], [`files`], [`confine`], [`sys`] | 3,500 |
-//! | how a run goes and what is left of it: nothing | [`run`], [`supervise`], [`keeper`], [`wipe`], [`tree`], [`sweep`], [`proc`], [`copy`], [`export`], [`patch`], [`rights`], [`resume`], [`report`], [`progress`], [`error`], [`exit`], [`commands`] | 4,200 |
-//! | the credential outside of the cell, and the hosts inside of the list | [`broker`], [`plan::broker`], [`plan::egress`], [`plan::hold`], [`policy::hosts`] | 3,000 |
-//! | what each agent is told | [`policy::agent`], [`policy::way`], [`policy::login`], [`policy::endpoint`], [`policy::rendered`], [`policy::claude`], [`policy::codex`], [`policy::denied`], [`policy::gemini`], [`policy::opencode`], [`policy::qwen`], [`policy::listing`] | 1,700 |
-//! | the proof on a host | [`posture`], [`doctor`], [`attack`], [`sys::attack`] | 3,700 |
+//! A run from its question to its end: [`request`] and [`policy`] (what is wanted), [`host`] (what is there), [`plan`]
+//! (what will happen), [`cell`] (where), [`confine`] (how it is enforced), [`run`] (the straight line that does it all).
+//! Then [`broker`], and [`doctor`] with [`attack`] for the proof. `sweep` in [`cell`] finishes what a crash left.
 
 pub mod attack;
 pub mod broker;

@@ -23,7 +23,6 @@ use nix::unistd::{Pid, Uid, geteuid};
 
 use crate::cell::state::State;
 use crate::cell::sweep::{end_until_none, sweep};
-use crate::run::progress::Progress;
 use crate::sys::proc::Status;
 use crate::sys::process::hard_limit;
 use crate::sys::signals::Signals;
@@ -52,7 +51,8 @@ const A_MOMENT: Duration = Duration::from_millis(5);
 const STARTING: Duration = Duration::from_secs(1);
 
 impl Alone {
-    /// Takes the lock of a UID, and ends and wipes what the last one to have it has left.
+    /// Takes the lock of a UID, and ends and wipes what the last one to have it has left. `tell` says to people why it takes
+    /// so long, the first time.
     ///
     /// # Errors
     /// Somebody else has it for longer than the caller waits, the launcher is told to end, or what is left does not end.
@@ -61,7 +61,7 @@ impl Alone {
         uid: Uid,
         wait: Option<Duration>,
         signals: &Signals,
-        progress: &Progress,
+        tell: &dyn Fn(&'static str),
     ) -> Result<Alone> {
         let start = Instant::now();
         let wait = wait.unwrap_or_default();
@@ -92,7 +92,7 @@ impl Alone {
                 end_marked(uid);
             }
             if !matches!(taken, Taken::Squatted) {
-                progress.note_once("waiting for another cell, since nothing would separate it from this one");
+                tell("waiting for another cell, since nothing would separate it from this one");
             }
             taken.wait(signals, patience - waited);
         };

@@ -12,9 +12,9 @@ use nix::sys::stat::Mode;
 use super::place::{NewFile, Place};
 use crate::cell::workspace::DIRECTORY;
 use crate::fs::export::{to_directory, to_tar};
+use crate::fs::passed::Skips;
 use crate::fs::walk::{Bounds, Passed, entries, is_dots, open_dir};
 use crate::request::{Export, Request};
-use crate::run::report::Skips;
 use crate::types::error::{Error, Result};
 
 /// Where things go after the run: opened before it, so that a run whose result could not be kept does not start.

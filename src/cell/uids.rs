@@ -20,10 +20,10 @@ use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Uid, UnlinkatFlags, ftruncate, unlinkat};
 
-use crate::cell::gid_of;
 use crate::cell::state::State;
 use crate::fs::wipe::Left;
 use crate::sys::ids::Ids;
+use crate::sys::ids::gid_of;
 use crate::types::error::{Error, Result};
 use crate::types::values::UidRange;
 

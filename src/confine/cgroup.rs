@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::confine::failure::Failure;
 use crate::host::Step;
-use crate::host::cgroup::{MOUNT, PERIOD, own_v2};
+use crate::host::cgroup::PERIOD;
 use crate::host::facts::Cgroups;
 use crate::plan::Limits;
 use crate::sys::cgroup::remove;
@@ -20,24 +20,6 @@ pub struct Cgroup {
     directories: Vec<PathBuf>,
     /// Of the old kind, with a file for single threads.
     old: bool,
-}
-
-/// Whether the kernel accounts swap for a group, and by itself the buffers of its sockets, which version 2 counts as
-/// memory.
-pub fn counts(found: &Cgroups) -> (bool, bool) {
-    let has = |directory: &Path, file: &str| directory.join(file).exists();
-    match found {
-        Cgroups::V1 { memory: Some(memory), .. } => {
-            (has(memory, "memory.memsw.limit_in_bytes"), has(memory, "memory.kmem.tcp.limit_in_bytes"))
-        }
-        Cgroups::V1 { .. } => (false, false),
-        // The root has no limits of its own, but those below it.
-        Cgroups::V2(parent) if parent == Path::new(MOUNT) => {
-            let own = own_v2(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
-            (own.is_some_and(|own| has(&own, "memory.swap.max")), false)
-        }
-        Cgroups::V2(parent) => (has(parent, "memory.swap.max"), false),
-    }
 }
 
 impl Cgroup {

@@ -19,7 +19,7 @@ pub struct Command {
     pub environment: Vec<CString>,
     /// Its standard streams.
     pub stdio: Stdio,
-    /// The pipe with its credential, for descriptor [`CREDENTIAL_FD`].
+    /// The pipe with its credential, for descriptor [`CREDENTIAL_FD`](crate::confine::session::CREDENTIAL_FD).
     pub credential: Option<OwnedFd>,
     /// What stands before and after the credential in a file.
     pub around_credential: [String; 2],

@@ -7,10 +7,9 @@ use std::io::Write;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
-use nix::unistd::{Pid, Uid, getegid, geteuid, getgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{Pid, getegid, geteuid, getgroups, setgroups};
 
 use crate::host::groups::Group;
-use crate::sys;
 use crate::sys::ids::Ids;
 use crate::sys::process::{Fork, fork_into};
 
@@ -90,16 +89,4 @@ pub fn keep_groups(planned: &[Group]) -> Result<(), Errno> {
     let own = getegid();
     let keeps_none = || getgroups().map(|all| all.into_iter().all(|gid| gid == own));
     if !planned.is_empty() || keeps_none()? { Ok(()) } else { setgroups(&[]) }
-}
-
-/// Gets the run's UID as its effective one alone: it may signal the run's processes, and they may not signal it.
-///
-/// # Errors
-/// As for [`become_run`]; EINVAL where the user namespace does not map the spare UID.
-pub fn become_killer(ids: Ids, spare: Uid) -> Result<(), Errno> {
-    setgroups(&[])?;
-    setresgid(ids.gid, ids.gid, ids.gid)?;
-    setresuid(spare, ids.uid, spare)?;
-    sys::capabilities::clear()?;
-    prctl::set_dumpable(false)
 }

@@ -70,3 +70,21 @@ pub(crate) fn below(mount: &Path, path: &str) -> Option<PathBuf> {
 pub(crate) fn writable(directory: &Path) -> bool {
     access(directory, AccessFlags::W_OK).is_ok()
 }
+
+/// Whether the kernel accounts swap for a group, and by itself the buffers of its sockets, which version 2 counts as
+/// memory.
+pub fn counts(found: &Cgroups) -> (bool, bool) {
+    let has = |directory: &Path, file: &str| directory.join(file).exists();
+    match found {
+        Cgroups::V1 { memory: Some(memory), .. } => {
+            (has(memory, "memory.memsw.limit_in_bytes"), has(memory, "memory.kmem.tcp.limit_in_bytes"))
+        }
+        Cgroups::V1 { .. } => (false, false),
+        // The root has no limits of its own, but those below it.
+        Cgroups::V2(parent) if parent == Path::new(MOUNT) => {
+            let own = own_v2(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
+            (own.is_some_and(|own| has(&own, "memory.swap.max")), false)
+        }
+        Cgroups::V2(parent) => (has(parent, "memory.swap.max"), false),
+    }
+}

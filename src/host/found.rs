@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::host::Counts;
 use crate::host::facts::{Cgroups, Fact, Kind, Maker, Shown};
 use crate::host::groups::Group;
 use crate::host::image::Image;
@@ -95,4 +94,18 @@ pub struct Programs {
     pub wrapped: Option<Program>,
     /// Servers that the caller named, and what else must be there.
     pub servers: Vec<Program>,
+}
+
+/// What the host counts, and for whom.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counts {
+    /// Swap of a control group.
+    pub swap: bool,
+    /// The host swaps.
+    pub swap_is_on: bool,
+    /// Buffers of a control group's sockets, by themselves (version 1).
+    pub sockets: bool,
+    /// Open files of the whole host (fs.file-max).
+    pub file_max: u64,
 }

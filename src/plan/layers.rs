@@ -6,6 +6,7 @@ use super::{broker, hold, rules};
 use crate::host::facts::{Cgroups, Fact, Lack, Maker, capability};
 use crate::host::groups::{self, Group};
 use crate::host::ranges::OWNER;
+use crate::host::wanted::Wanted;
 use crate::host::{Counts, Host};
 use crate::plan::on::{covers, default_range};
 use crate::policy::Policy;
@@ -13,6 +14,7 @@ use crate::policy::agents::spec::{AgentSpec, Check, Settings};
 use crate::request::{Request, Workspace};
 use crate::types::layer::{Decision, Layer, Planned, Require, Want};
 use crate::types::network::{Hold, NetworkMode};
+use crate::types::paths::HostPath;
 use crate::types::values::UidRange;
 
 /// All that a plan is made of.
@@ -57,6 +59,20 @@ pub fn decide(given: Given<'_>) -> Vec<Planned> {
         Planned { layer, decision: decision(layer, want, insists, can) }
     });
     all.collect()
+}
+
+/// What a run wants of its host.
+pub fn wanted<'a>(request: &'a Request, policy: &'a Policy) -> Wanted<'a> {
+    let wanted = |layer: &Layer| want(request, policy, *layer) != Want::Off;
+    Wanted {
+        layers: Layer::ALL.into_iter().filter(wanted).collect(),
+        lends: lends(request),
+        uid_range: request.uid_range,
+        broker: broker::asked(request, policy) == NetworkMode::Broker,
+        ca: request.ca.as_deref(),
+        cpu_percent: policy.limits.cpu_percent,
+        files: policy.files.programs.iter().chain(&policy.files.config).map(HostPath::as_path).collect(),
+    }
 }
 
 /// How much this run insists on a layer.

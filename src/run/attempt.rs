@@ -31,6 +31,7 @@ use crate::confine::ids::{fork_mappable, map_child};
 use crate::confine::inherited::{OomOrder, Raised};
 use crate::confine::mounts::Tree;
 use crate::confine::{Confinement, MAP, clone_flags, has_init, seccomp};
+use crate::fs::passed::Skips;
 use crate::fs::walk::{Bounds, Passed};
 use crate::fs::wipe::Wiped;
 use crate::host::Step;
@@ -39,7 +40,7 @@ use crate::run::files;
 use crate::run::job::Job;
 use crate::run::keeper::{self, Charge, Keeper, Ward, end_all, wipe};
 use crate::run::progress::{Progress, Stage};
-use crate::run::report::{Skips, Timings, Usage};
+use crate::run::report::{Timings, Usage};
 use crate::run::supervise::modes::Modes;
 use crate::run::supervise::relay::Relay;
 use crate::run::supervise::terminal::Terminal;
@@ -151,7 +152,9 @@ impl Run<'_> {
         };
         let alone = match plan.apart {
             Apart::InTime if !self.rehearsal => {
-                Some(Alone::take(&self.state, agent.uid, plan.wait, &self.signals, &self.progress)?)
+                Some(Alone::take(&self.state, agent.uid, plan.wait, &self.signals, &|why| {
+                    self.progress.note_once(why)
+                })?)
             }
             _ => None,
         };

@@ -29,7 +29,7 @@ pub fn of_cell(
         let bytes = expand(text, places).into_bytes();
         files.push(CellFile { path: places.home.join(name), bytes, mode: 0o600, to_agent: true });
     }
-    let credential = places.credential(&plan.credential);
+    let credential = places.credential(plan.credential.file());
     // Empty: the child fills it from a pipe, so that no heap holds the credential.
     files.extend(credential.iter().cloned().map(|path| CellFile {
         path,

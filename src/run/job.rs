@@ -65,7 +65,7 @@ impl Job {
         }
         check(&mut request, &agent)?;
         let before = Instant::now();
-        let mut host = Host::probe(&request, &level.value);
+        let mut host = Host::probe(&layers::wanted(&request, &level.value));
         let probed = before.elapsed();
         check_files(&level.value, &host)?;
         let search_path = std::env::var_os("PATH").unwrap_or_else(|| environ::PATH.into());

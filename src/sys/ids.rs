@@ -32,3 +32,20 @@ pub fn become_run(ids: Ids) -> Result<(), Errno> {
     // may trace would be the agent's (ptrace(2), access mode checks).
     prctl::set_dumpable(false)
 }
+
+/// Gets the run's UID as its effective one alone: it may signal the run's processes, and they may not signal it.
+///
+/// # Errors
+/// As for [`become_run`]; EINVAL where the user namespace does not map the spare UID.
+pub fn become_killer(ids: Ids, spare: Uid) -> Result<(), Errno> {
+    setgroups(&[])?;
+    setresgid(ids.gid, ids.gid, ids.gid)?;
+    setresuid(spare, ids.uid, spare)?;
+    sys::capabilities::clear()?;
+    prctl::set_dumpable(false)
+}
+
+/// The GID of the same number as a UID.
+pub fn gid_of(uid: u32) -> Gid {
+    Gid::from_raw(uid)
+}

@@ -3,8 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::plan::Credential;
-
 /// HOME of every agent that has a private root.
 pub const HOME: &str = "/home/agent";
 
@@ -50,9 +48,9 @@ impl Places {
 }
 
 impl Places {
-    /// The file with the credential, where there is one.
-    pub fn credential(&self, handed: &Credential) -> Option<PathBuf> {
-        handed.file().map(|name| self.home.join(name))
+    /// The file with the credential, where there is one of this name in HOME.
+    pub fn credential(&self, name: Option<&str>) -> Option<PathBuf> {
+        name.map(|name| self.home.join(name))
     }
 }
 

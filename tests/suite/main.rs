@@ -11,6 +11,7 @@ mod stage; // launches that go on while the test looks at them
 
 // The repository itself.
 mod generated; // man page and completions equal what the command line's definition says
+mod house; // every import goes downwards
 mod readme; // what the pages promise is in the repository
 mod shape; // function length, where unsafe is, words and file names
 

@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Block, Expr, Lit, Meta};
 
-use crate::need::{self, files, short};
+use crate::need::{files, short};
 
 /// A function of more lines than this needs a doc line that begins with [`REASON`].
 const LIMIT: usize = 60;
@@ -173,47 +173,4 @@ fn no_file_contains_a_word_that_is_out_of_place() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-}
-
-/// Lines of code in a file, without its tests, comments and blank lines.
-fn code(path: &Path) -> usize {
-    let text = fs::read_to_string(path).expect("a source file");
-    let lines = text.lines().map(str::trim).take_while(|line| *line != "#[cfg(test)]");
-    lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
-}
-
-/// The module of a file below `src`: `plan::broker`.
-fn module(path: &Path) -> String {
-    short(path).trim_start_matches("src/").trim_end_matches(".rs").replace('/', "::")
-}
-
-/// A row of the guide in `src/lib.rs`: its modules and its lines.
-fn guide() -> Vec<(Vec<String>, usize)> {
-    let text = fs::read_to_string(need::root().join("src/lib.rs")).expect("the library");
-    let rows = text.lines().filter(|line| line.starts_with("//! |") && line.contains("[`"));
-    let read = |row: &str| {
-        let modules = row.split("[`").skip(1).filter_map(|rest| rest.split_once('`')).map(|(name, _)| name.to_owned());
-        let lines = row.trim_end_matches([' ', '|']).rsplit(' ').next().expect("a last cell");
-        (modules.collect(), lines.replace(',', "").parse().expect("a number"))
-    };
-    rows.map(read).collect()
-}
-
-#[test]
-fn the_guide_leads_to_every_module_and_says_how_long_it_is() {
-    let rows = guide();
-    let mut lines = vec![0; rows.len()];
-    for path in files("src", &[".rs"]) {
-        let name = module(&path);
-        let under = |parent: &String| name == *parent || name.starts_with(&format!("{parent}::"));
-        let places = rows.iter().enumerate().flat_map(|(row, (modules, _))| modules.iter().map(move |m| (row, m)));
-        match places.filter(|(_, parent)| under(parent)).max_by_key(|(_, parent)| parent.len()) {
-            Some((row, _)) => lines[row] += code(&path),
-            None => assert!(["lib", "main", "build"].contains(&name.as_str()), "{name} is in no row of the guide"),
-        }
-    }
-    for ((modules, said), counted) in rows.iter().zip(lines) {
-        let tenth = counted / 10;
-        assert!(said.abs_diff(counted) <= tenth, "{} …: {said} is said, and it has {counted}", modules[0]);
-    }
 }

@@ -17,8 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid, pipe2};
 
-use crate::cell::gid_of;
-use crate::confine::ids::become_killer;
+use crate::sys::ids::become_killer;
+use crate::sys::ids::gid_of;
 use crate::sys::ids::{Ids, become_run};
 use crate::sys::proc::Status;
 use crate::sys::process::{Fork, effective_capabilities, exit_now, fork_into, pidfd, pidfd_kill};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claude::{self, ByCommands};
 use super::rendered::{FilePlace, Rendered, SettingsFile};
-use crate::policy::agents::qwen::settings::{TOOLS, Tool};
+use crate::policy::agents::qwen::settings::{CALLERS_FORM, SHELL, TOOLS, Tool};
 use crate::policy::level::{Commands, Policy};
 use crate::types::class::Class;
 use crate::types::paths::HostPath;
@@ -29,11 +29,6 @@ pub struct Template {
     /// `permissions.deny` by class, beside every tool that does not exist.
     pub deny: BTreeMap<Class, Vec<Rule>>,
 }
-
-const SHELL: &str = "run_shell_command";
-
-/// Not denied: the caller asks for it with an argument, and it does nothing.
-const CALLERS_FORM: &str = "structured_output";
 
 /// Names that stand for several tools in a rule: those that run commands, read, and write.
 const GROUPS: [&str; 3] = ["Bash", "Read", "Edit"];

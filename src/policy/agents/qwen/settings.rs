@@ -4,8 +4,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::policy::agents::qwen::{CALLERS_FORM, SHELL};
-
 /// The file, with these tools, and these rules for them.
 pub fn text(tools: &[Tool], allow: Vec<String>, deny: Vec<String>) -> String {
     let no = json!({ "enabled": false });
@@ -128,3 +126,8 @@ impl TryFrom<String> for Tool {
         }
     }
 }
+
+pub(crate) const SHELL: &str = "run_shell_command";
+
+/// Not denied: the caller asks for it with an argument, and it does nothing.
+pub(crate) const CALLERS_FORM: &str = "structured_output";
