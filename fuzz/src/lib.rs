@@ -13,8 +13,8 @@ pub use rendered::check_rendered;
 pub use settings::check_settings;
 pub use world::{Choices, host, requests};
 
-use oubliette::types::error::Error;
 use oubliette::run::progress::one_line;
+use oubliette::types::error::Error;
 
 /// The text of an input and, behind a NUL byte, choices: a plain file is an input as it is.
 pub fn split(data: &[u8]) -> Option<(&str, Choices<'_>)> {

@@ -5,23 +5,24 @@ use std::path::{Component, Path, PathBuf};
 
 use oubliette::host::Host;
 use oubliette::host::facts::Kind;
-use oubliette::types::layer::{Decision, Layer, Want};
-use oubliette::plan::on::default_range;
 use oubliette::plan::layers::{lends, want};
+use oubliette::plan::on::default_range;
 use oubliette::plan::rules::{Access, Place};
-use oubliette::types::layout::DEVICES;
 use oubliette::plan::{Identity, Plan, Text};
 use oubliette::policy::Policy;
-use oubliette::policy::agents::spec::AgentSpec;
 use oubliette::policy::agents::rendered::FilePlace;
+use oubliette::policy::agents::spec::AgentSpec;
 use oubliette::request::Request;
+use oubliette::types::layer::{Decision, Layer, Want};
+use oubliette::types::layout::DEVICES;
 
 /// Makes the plan and holds it against what it was made of.
 pub fn check_plan(request: &Request, policy: &Policy, agent: &AgentSpec, host: &Host) {
     let plan = match Plan::new(request, policy, agent, host) {
         Ok(plan) => plan,
         Err(refusal) => {
-            let refused = |planned: &&oubliette::types::layer::Planned| matches!(planned.decision, Decision::Refuse { .. });
+            let refused =
+                |planned: &&oubliette::types::layer::Planned| matches!(planned.decision, Decision::Refuse { .. });
             let names: Vec<Layer> = refusal.layers.iter().filter(refused).map(|planned| planned.layer).collect();
             assert!(!names.is_empty(), "refused for nothing");
             let wanted = |layer: &Layer| want(request, policy, *layer) != Want::Off;
@@ -54,6 +55,7 @@ fn layers(plan: &Plan, request: &Request, policy: &Policy, host: &Host) {
             Layer::LandlockFs => abi >= 1,
             Layer::LandlockNet => abi >= 4,
             Layer::LandlockScope => abi >= 6,
+            Layer::PathSockets => abi >= 9 || host.seccomp.get().is_ok() || plan.enforces(Layer::Root),
             Layer::Seccomp => host.seccomp.get().is_ok(),
             Layer::Cgroup => host.cgroup.get().is_ok(),
             Layer::Capabilities | Layer::NoNewPrivs | Layer::Limits | Layer::Settings | Layer::Alone => true,

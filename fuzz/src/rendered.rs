@@ -1,11 +1,11 @@
 //! Agents' settings as they are rendered: they read back, and nothing that was denied is missing.
 
-use oubliette::policy::agents::spec::Settings;
 use oubliette::policy::agents::denied::Deny;
-use oubliette::types::class::Class;
 use oubliette::policy::agents::rendered::{FilePlace, Rendered, SERVERS};
-use oubliette::policy::{AllCommands, Commands, Policy};
+use oubliette::policy::agents::spec::Settings;
 use oubliette::policy::agents::{codex, gemini, opencode, qwen};
+use oubliette::policy::{AllCommands, Commands, Policy};
+use oubliette::types::class::Class;
 use serde_json::Value;
 
 use crate::settings::check_settings;

@@ -1,9 +1,9 @@
 //! Claude Code's settings as they are rendered: JSON that it takes, with every rule that was asked for.
 
 use oubliette::policy::agents::claude::{Rule, Template};
-use oubliette::types::class::Class;
 use oubliette::policy::agents::rendered::{FilePlace, SERVERS, SettingsFile};
 use oubliette::policy::{AllCommands, Commands, Policy};
+use oubliette::types::class::Class;
 use serde_json::Value;
 
 /// Renders the settings of a policy in every kind of cell.

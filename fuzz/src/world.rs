@@ -1,17 +1,19 @@
 //! Facts, requests and programs that choose themselves from bytes.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use clap::{CommandFactory, FromArgMatches};
-use oubliette::request::args::{Cli, RunArgs};
 use oubliette::host::facts::{Cgroups, Fact, Kind, Lack, Maker, Shown, capability};
-use oubliette::host::{Counts, Host, Programs};
-use oubliette::policy::Policy;
-use oubliette::types::class::Class;
+use oubliette::host::image::Image;
 use oubliette::host::program::Program;
 use oubliette::host::ranges::{Other, Ranges};
+use oubliette::host::{Counts, Host, Programs};
+use oubliette::policy::Policy;
+use oubliette::request::args::{Cli, RunArgs};
 use oubliette::request::{Config, Request};
+use oubliette::types::class::Class;
 use oubliette::types::values::UidRange;
 
 /// Bytes, one for each choice; zeros when they are spent.
@@ -67,6 +69,7 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         uid_map: vec![[(0, u32::MAX), (0, 65536)][choices.below(2)]],
         ranges: choices.fact(ranges, "ranges"),
         authorities: choices.fact("/etc/ssl/certs/ca-certificates.crt".into(), "authorities"),
+        broker: choices.fact(image(), "the broker's program"),
         cgroup: choices.fact(Cgroups::V2("/sys/fs/cgroup".into()), "cgroup"),
         counts: Counts {
             swap: choices.below(2) == 0,
@@ -91,6 +94,11 @@ pub fn host(choices: &mut Choices<'_>, policy: &Policy, request: &Request) -> Ho
         inherited: vec![("LANG".into(), "C.UTF-8".into())],
         shell: "/bin/sh".into(),
     }
+}
+
+/// Nothing executes it.
+fn image() -> Image {
+    Image::of("/usr/bin/oubliette-broker".into(), File::open("/dev/null").expect("a device"))
 }
 
 fn ranges(choice: usize, request: &Request) -> Ranges {

@@ -4,10 +4,10 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use oubliette::fs::trusted::parse;
 use oubliette::policy::Policy;
 use oubliette::policy::agents::spec::AgentSpec;
 use oubliette::policy::library::Library;
-use oubliette::fs::trusted::parse;
 use oubliette_fuzz::{check_error, check_plan, check_rendered, host, requests, split};
 
 static LEVELS: LazyLock<Vec<Policy>> = LazyLock::new(|| {

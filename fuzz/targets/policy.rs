@@ -4,11 +4,11 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::policy::Policy;
-use oubliette::policy::agents::spec::Settings;
-use oubliette::policy::agents::claude::Template;
-use oubliette::policy::library::Library;
 use oubliette::fs::trusted::parse;
+use oubliette::policy::Policy;
+use oubliette::policy::agents::claude::Template;
+use oubliette::policy::agents::spec::Settings;
+use oubliette::policy::library::Library;
 use oubliette_fuzz::{check_error, check_settings};
 
 static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {

@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
-use oubliette::types::user::{MAX, UserId};
 use oubliette::cell::workspace::hashed;
+use oubliette::types::user::{MAX, UserId};
 use oubliette_fuzz::parts;
 
 fuzz_target!(|data: &[u8]| {

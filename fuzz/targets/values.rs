@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use oubliette::cell::uids;
 use oubliette::types::units::{Bytes, Time};
 use oubliette::types::values::UidRange;
 use oubliette::types::values::Upstream;
-use oubliette::cell::uids;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
