@@ -110,12 +110,19 @@ fn push(pipe: &OwnedFd, mut bytes: &[u8], until: Instant) -> Result<(), Errno> {
     Ok(())
 }
 
+/// What a held credential is made of.
+struct Secrets {
+    credential: Arc<Secret>,
+    phantom: Arc<Secret>,
+    client_key: Option<Arc<Secret>>,
+}
+
 /// What the broker hears.
 pub struct Taken {
     /// What is no secret.
     pub words: Words,
     pass: Arc<Secret>,
-    held: Option<(Arc<Secret>, Arc<Secret>, Option<Arc<Secret>>)>,
+    held: Option<Secrets>,
     injected: Vec<Injected>,
     authority: Option<Arc<Authority>>,
 }
@@ -133,7 +140,11 @@ pub fn take(pipe: &File) -> Result<Taken, String> {
         serde_json::from_slice(&text).map_err(|error| format!("cannot understand the launcher: {error}"))?;
     let pass = secret()?;
     let held = match &words.header {
-        Some(_) => Some((secret()?, secret()?, words.client_key.then(secret).transpose()?)),
+        Some(_) => Some(Secrets {
+            credential: secret()?,
+            phantom: secret()?,
+            client_key: words.client_key.then(secret).transpose()?,
+        }),
         None => None,
     };
     let injected =
@@ -159,12 +170,12 @@ impl Taken {
     /// What the broker is made of.
     pub fn setup(&self) -> Setup<'_> {
         let held = self.held.as_ref().zip(self.words.header.as_ref());
-        let held = held.map(|((credential, phantom, client_key), (header, scheme))| Held {
-            credential: credential.clone(),
-            phantom: phantom.clone(),
+        let held = held.map(|(secrets, (header, scheme))| Held {
+            credential: secrets.credential.clone(),
+            phantom: secrets.phantom.clone(),
             header: header.clone(),
             scheme: scheme.clone(),
-            client_key: client_key.clone(),
+            client_key: secrets.client_key.clone(),
         });
         Setup {
             plan: &self.words.plan,

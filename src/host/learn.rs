@@ -18,11 +18,12 @@ impl Host {
             return std::mem::replace(&mut self.private_descriptors, false);
         }
         // gVisor with the host's network grants a namespace without any family in it.
-        if !matches!(
+        let of_the_host = matches!(
             errno,
             EACCES | EAFNOSUPPORT | EBUSY | EINVAL | ENODEV | ENOSPC | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM | EUSERS
-        ) && !(step == Step::OomOrder && matches!(errno, ENOENT | EROFS))
-        {
+        );
+        // /proc may be read-only or hide it.
+        if !of_the_host && (step != Step::OomOrder || !matches!(errno, ENOENT | EROFS)) {
             return false;
         }
         let said = format!("{} answers {} ({})", step.call(), errno.desc().to_lowercase(), errno_name(errno));

@@ -2,7 +2,6 @@
 //! path of `src` against them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs;
 
 use proc_macro2::{TokenStream, TokenTree};

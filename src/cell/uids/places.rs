@@ -13,7 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::AtFlags;
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 
 use crate::fs::walk::{Kind, Mount, entries, is_dots, open_dir, printable, status, status_of};
 use crate::fs::wipe::{Left, wipe};
@@ -56,6 +57,10 @@ pub fn clear(uid: u32) -> Vec<Left> {
                 continue;
             }
         };
+        // Nothing has been made where nobody can make anything.
+        if faccessat(&dir, ".", AccessFlags::W_OK, AtFlags::empty()) == Err(Errno::EROFS) {
+            continue;
+        }
         match status_of(dir.as_fd()) {
             Ok(found) if found.kind != Kind::Directory || seen.contains(&found.id) => {}
             Ok(found) => {
