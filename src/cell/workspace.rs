@@ -242,10 +242,13 @@ fn make_user(kept: &OwnedFd, name: &str, range: UidRange, switch: bool) -> Resul
 fn free_uid(kept: &OwnedFd, range: UidRange) -> Result<u32, Errno> {
     let (_, bound) = crate::cell::uids::split(range);
     let mut taken = std::collections::HashSet::new();
-    for entry in crate::fs::walk::entries(kept.as_fd())?.iter().flatten() {
+    // One that cannot be seen might have any of them.
+    for entry in crate::fs::walk::entries(kept.as_fd())?.iter() {
         let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-        if let Ok(stat) = nix::sys::stat::fstatat(kept, entry.file_name(), flags) {
-            taken.insert(stat.st_uid);
+        match nix::sys::stat::fstatat(kept, entry?.file_name(), flags) {
+            Ok(stat) => drop(taken.insert(stat.st_uid)),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
         }
     }
     let count = bound.last - bound.first + 1;
