@@ -108,7 +108,7 @@ pub struct NewFile {
 /// What the file is until it is written.
 #[derive(Debug)]
 enum Made {
-    /// It was there: what is in it stays until then.
+    /// It was there: what is in it stays until it is written. A write that fails half-way leaves half.
     Before,
     /// A new one without a name (O_TMPFILE).
     Unnamed,
